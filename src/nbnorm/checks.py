@@ -1,0 +1,192 @@
+"""Errors of arguments: what was given, what was expected.
+
+Every public function checks its arguments here before anything is written. A message names the
+function, the argument, what was given and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def describe(value: Any) -> str:
+    """What was given, in a few words."""
+    if isinstance(value, np.ndarray):
+        kind = "array" if type(value) is np.ndarray else type(value).__name__
+        return f"{kind} of {value.dtype} and shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+def wrong_type(function: str, name: str, value: Any, expected: str) -> TypeError:
+    """The error for an argument of the wrong type."""
+    return TypeError(f"{function}: {name} is {describe(value)}; expected {expected}")
+
+
+def wrong_value(function: str, name: str, value: Any, expected: str) -> ValueError:
+    """The error for an argument of the right type and a wrong value."""
+    return ValueError(f"{function}: {name} is {describe(value)}; expected {expected}")
+
+
+def array(
+    function: str,
+    name: str,
+    value: Any,
+    *,
+    ndim: int | None = None,
+    dtype: np.dtype[Any] | None = None,
+) -> None:
+    """Checks for an array of float32 or float64 (or of one type) and, if given, of a rank.
+
+    Masked arrays and matrices are refused: their mask, or their own arithmetic, would be ignored.
+    """
+    if not isinstance(value, np.ndarray) or isinstance(value, (np.ma.MaskedArray, np.matrix)):
+        raise wrong_type(function, name, value, "a NumPy array")
+    if dtype is not None and value.dtype != dtype:
+        raise wrong_type(function, name, value, f"an array of {dtype}")
+    if value.dtype not in FLOATS:
+        raise wrong_type(function, name, value, "an array of float32 or float64")
+    if ndim is not None and value.ndim != ndim:
+        raise wrong_value(function, name, value, f"an array of {ndim} dimensions")
+
+
+def like(
+    function: str,
+    name: str,
+    value: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any] | None = None,
+) -> None:
+    """Checks for an array of a shape and, if given, of one type."""
+    array(function, name, value, dtype=dtype)
+    if value.shape != shape:
+        raise wrong_value(function, name, value, f"shape {shape}")
+
+
+def overlaps(a: Array, b: Array) -> bool:
+    """Whether two arrays share memory, or might where it is too hard to tell."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=10_000))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def same_elements(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same elements in the same places."""
+    return (
+        a.shape == b.shape
+        and a.strides == b.strides
+        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    )
+
+
+def writable(
+    function: str,
+    name: str,
+    value: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    inputs: Mapping[str, Array | None],
+    *,
+    over: Collection[str] = (),
+) -> None:
+    """Checks that an array can take a result.
+
+    It must not overlap an input, itself or with itself; the inputs named in `over` may be
+    written over whole.
+    """
+    like(function, name, value, shape, dtype)
+    if not value.flags.writeable:
+        raise wrong_value(function, name, value, "a writable array (this one is read-only)")
+    strides = zip(value.shape, value.strides, strict=True)
+    if any(length > 1 and stride == 0 for length, stride in strides):
+        raise wrong_value(function, name, value, "an array without elements in one place")
+    for other, taken in inputs.items():
+        if taken is None or not overlaps(value, taken):
+            continue
+        if other in over and same_elements(value, taken):
+            continue
+        expected = f"an array that does not overlap {other}"
+        if other in over:
+            expected = f"{other} itself or an array that does not overlap it"
+        raise wrong_value(function, name, value, expected)
+
+
+def destination(
+    function: str,
+    name: str,
+    out: Array | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    inputs: Mapping[str, Array | None],
+    *,
+    over: Collection[str] = (),
+) -> Array:
+    """The checked `out`, or a new array."""
+    if out is None:
+        return np.empty(shape, dtype)
+    writable(function, name, out, shape, dtype, inputs, over=over)
+    return out
+
+
+def needs(
+    function: str, wanted: Iterable[str] | None, fields: tuple[str, ...]
+) -> frozenset[str]:
+    """The names of the gradients wanted, all of them for None."""
+    if wanted is None:
+        return frozenset(fields)
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise wrong_type(function, "needs", wanted, f"names out of {fields}")
+    names = list(wanted)
+    for name in names:
+        if name not in fields:
+            raise wrong_value(function, "needs", names, f"names out of {fields}")
+    return frozenset(names)
+
+
+def number(function: str, name: str, value: Any, expected: str) -> float:
+    """A real number, neither a bool nor NaN nor infinite, and not negative."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise wrong_type(function, name, value, expected)
+    if not (math.isfinite(value) and value >= 0):
+        raise wrong_value(function, name, value, expected)
+    return float(value)
+
+
+def degrees_of_freedom(function: str, ddof: Any) -> int:
+    """A ddof of 0 or 1."""
+    if isinstance(ddof, (bool, np.bool_)) or not isinstance(ddof, (int, np.integer)):
+        raise wrong_type(function, "ddof", ddof, "0 or 1")
+    if ddof not in (0, 1):
+        raise wrong_value(function, "ddof", ddof, "0 or 1")
+    return int(ddof)
+
+
+def kept_axes(function: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that keep statistics, ascending and not negative."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    expected = f"an int or a tuple of different ints from {-ndim} to {ndim - 1}"
+    for one in axes:
+        if isinstance(one, (bool, np.bool_)) or not isinstance(one, (int, np.integer)):
+            raise wrong_type(function, "axis", axis, expected)
+        if not -ndim <= one < ndim:
+            raise wrong_value(function, "axis", axis, expected)
+    kept = tuple(sorted({int(one) % ndim for one in axes}))
+    if len(kept) != len(axes) or not kept:
+        raise wrong_value(function, "axis", axis, expected)
+    if len(kept) == ndim:
+        raise wrong_value(function, "axis", axis, f"fewer axes than x has ({ndim})")
+    return kept

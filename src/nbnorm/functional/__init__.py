@@ -1,0 +1,1 @@
+"""Public functions: check the arguments, allocate, choose a kernel, return."""

@@ -1,0 +1,48 @@
+"""The one decorator of each kind of compiled function. No other module names a Numba option.
+
+`worker`     the serial body of a kernel over a range of tiles; cached on disk.
+`driver`     a few lines that run a worker over all tiles with `prange`; cached on disk.
+`inlined`    a piece of a worker, put in place where it is called.
+
+``error_model="numpy"`` makes a division by zero inf instead of a branch that stops vectorization;
+``nogil`` lets other Python threads run meanwhile. There is no fastmath: the flags would be stamped
+on every operation and turn ``(x - head) - tail`` into ``x - (head + tail)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from numba import prange
+from numba.core import config
+
+from nbnorm.jit.cache import PackageCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_COMMON = {"error_model": "numpy", "nogil": True}
+
+
+def _compiled_and_cached(function: Function, options: dict[str, Any]) -> Function:
+    if config.DISABLE_JIT:
+        return function
+    dispatcher = numba.njit(**options)(function)
+    dispatcher._cache = PackageCache(function, options)
+    return dispatcher  # type: ignore[no-any-return]
+
+
+def worker(function: Function) -> Function:
+    """A kernel's serial body: ``worker(lo, hi, ...)`` does the tiles lo to hi - 1."""
+    return _compiled_and_cached(function, _COMMON)
+
+
+def driver(function: Function) -> Function:
+    """A kernel's parallel form: `prange` over its tiles, each handed to the worker."""
+    return _compiled_and_cached(function, {**_COMMON, "parallel": True})
+
+
+def inlined(function: Function) -> Function:
+    """A function that only compiled code calls, inlined there by LLVM."""
+    return numba.njit(**_COMMON, forceinline=True)(function)  # type: ignore[no-any-return]

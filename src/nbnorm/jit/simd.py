@@ -1,0 +1,445 @@
+"""Vectors for compiled loops: loads, stores, fma and reductions that the loop spells out itself.
+
+A *vector* here holds four registers of the target: 64 float32 or 32 float64 lanes with AVX-512,
+half of that with AVX2, a quarter with SSE2 and NEON. LLVM splits each operation into one per
+register, so a loop over vectors is unrolled four times and its accumulators are independent, and
+the loop is still written once:
+
+    total = splat(x, 0.0)
+    for i in range(0, x.size - lanes(x) + 1, lanes(x)):
+        total = total + load(x, i)
+
+Vectors add, subtract, multiply, divide and compare with the ordinary operators; a comparison is a
+mask for `select`. Arrays are one-dimensional and contiguous; indices are elements and are not
+checked. Arithmetic is IEEE's, in the order written: no flag lets the compiler reassociate it.
+
+Every operation is a function of NumPy first (its *twin*, a vector being an array of its lanes)
+and a piece of LLVM second. Under ``NUMBA_DISABLE_JIT=1`` the twins run, and raise `IndexError`
+where compiled code would have read or written beyond an array.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, config, types
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from nbnorm.jit import target
+
+REGISTERS_PER_VECTOR = 4
+
+_INT32 = ir.IntType(32)
+
+
+class VectorType(types.Type):  # type: ignore[misc]
+    """`count` lanes of a Numba scalar type in registers."""
+
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        super().__init__(name=f"vector({dtype}, {count})")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: VectorType) -> None:
+        element = manager.lookup(vector.dtype).get_value_type()
+        super().__init__(manager, vector, ir.VectorType(element, vector.count))
+
+
+def twin(reference: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Declares an intrinsic whose meaning is the NumPy function `reference`."""
+
+    def declare(typing_function: Callable[..., Any]) -> Any:
+        if config.DISABLE_JIT:
+            return reference
+        compiled = intrinsic(typing_function)
+        compiled.__doc__ = reference.__doc__
+        return compiled
+
+    return declare
+
+
+# --- widths ---------------------------------------------------------------------------------
+
+
+def lane_count(itemsize: int) -> int:
+    return REGISTERS_PER_VECTOR * target.register_bytes() // itemsize
+
+
+def _vector_of(array: Any) -> VectorType:
+    return VectorType(array.dtype, lane_count(array.dtype.bitwidth // 8))
+
+
+def _lanes(array: Any) -> int:
+    """Lanes in a vector of the array's elements, a constant in compiled code."""
+    return lane_count(array.itemsize)
+
+
+@twin(_lanes)
+def lanes(typing_context, array):
+    count = lane_count(array.dtype.bitwidth // 8)
+
+    def generate(context, builder, sig, args):
+        return ir.Constant(ir.IntType(types.intp.bitwidth), count)
+
+    return types.intp(array), generate
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def _pointer(context, builder, array_type, array, index, vector):
+    """Address of ``array[index]`` as a pointer to a vector."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _llvm(context, vector).as_pointer())
+
+
+def _llvm(context, numba_type):
+    return context.get_value_type(numba_type)
+
+
+def _itemsize(vector: VectorType) -> int:
+    return int(vector.dtype.bitwidth // 8)
+
+
+def _lane_mask(context, builder, vector: VectorType, count):
+    """The mask whose first `count` lanes are set."""
+    bits = ir.IntType(vector.dtype.bitwidth)
+    indices = ir.VectorType(bits, vector.count)
+    # A count beyond the lanes would not fit the narrow lane index: clamp it first.
+    limit = ir.Constant(count.type, vector.count)
+    count = builder.select(builder.icmp_signed("<", count, limit), count, limit)
+    count = builder.trunc(count, bits) if bits.width < count.type.width else count
+    return builder.icmp_signed(
+        "<", ir.Constant(indices, list(range(vector.count))), _broadcast(builder, count, indices)
+    )
+
+
+def _broadcast(builder, scalar, vector):
+    single = builder.insert_element(
+        ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT32, 0)
+    )
+    zeros = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    """What LLVM appends to the name of an intrinsic on this vector: ``v64f32``."""
+    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+
+
+def _slice(array: Any, index: int, count: int) -> Any:
+    if index < 0 or index + count > array.size:
+        raise IndexError(f"lanes [{index}, {index + count}) of an array of {array.size}")
+    return array[index : index + count]
+
+
+def _load(array: Any, index: int) -> Any:
+    """The vector ``array[index : index + lanes(array)]``."""
+    return _slice(array, index, _lanes(array)).copy()
+
+
+@twin(_load)
+def load(typing_context, array, index):
+    vector = _vector_of(array)
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], *args, vector)
+        return builder.load(pointer, align=_itemsize(vector))
+
+    return vector(array, types.intp), generate
+
+
+def _load_part(array: Any, index: int, count: int, others: Any) -> Any:
+    """The vector of ``array[index : index + count]``; its further lanes are those of `others`."""
+    vector = others.copy()
+    vector[:count] = _slice(array, index, count)
+    return vector
+
+
+@twin(_load_part)
+def load_part(typing_context, array, index, count, others):
+    vector = others
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
+        value = _llvm(context, vector)
+        mask = _lane_mask(context, builder, vector, args[2])
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(value, [pointer.type, _INT32, mask.type, value]),
+            f"llvm.masked.load.{_suffix(value)}.p0",
+        )
+        align = ir.Constant(_INT32, _itemsize(vector))
+        return builder.call(function, [pointer, align, mask, args[3]])
+
+    return vector(array, types.intp, types.intp, others), generate
+
+
+def _store(array: Any, index: int, vector: Any) -> None:
+    """Writes a vector to ``array[index : index + lanes]``."""
+    _slice(array, index, vector.size)[...] = vector
+
+
+@twin(_store)
+def store(typing_context, array, index, vector):
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
+        builder.store(args[2], pointer, align=_itemsize(sig.args[2]))
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, vector), generate
+
+
+def _store_part(array: Any, index: int, vector: Any, count: int) -> None:
+    """Writes the first `count` lanes of a vector to ``array[index : index + count]``."""
+    _slice(array, index, count)[...] = vector[:count]
+
+
+@twin(_store_part)
+def store_part(typing_context, array, index, vector, count):
+    def generate(context, builder, sig, args):
+        vector = sig.args[2]
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
+        mask = _lane_mask(context, builder, vector, args[3])
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [args[2].type, pointer.type, _INT32, mask.type]),
+            f"llvm.masked.store.{_suffix(args[2].type)}.p0",
+        )
+        builder.call(function, [args[2], pointer, ir.Constant(_INT32, _itemsize(vector)), mask])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, vector, types.intp), generate
+
+
+def _store_stream(array: Any, index: int, vector: Any) -> None:
+    """Writes a vector past the caches; the address must be a multiple of a register's bytes."""
+    if (array.ctypes.data + index * array.itemsize) % target.register_bytes():
+        raise IndexError(f"a streaming store to element {index} is not aligned")
+    _store(array, index, vector)
+
+
+@twin(_store_stream)
+def store_stream(typing_context, array, index, vector):
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
+        written = builder.store(args[2], pointer, align=target.register_bytes())
+        one = builder.module.add_metadata([ir.Constant(_INT32, 1)])
+        written.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, vector), generate
+
+
+def _misalignment(array: Any, index: int) -> int:
+    """Elements from ``array[index]`` on to the next address that `store_stream` may write to."""
+    address = array.ctypes.data + index * array.itemsize
+    return int(-address % target.register_bytes() // array.itemsize)
+
+
+@twin(_misalignment)
+def misalignment(typing_context, array, index):
+    def generate(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        word = ir.IntType(types.intp.bitwidth)
+        address = builder.ptrtoint(builder.gep(data, [args[1]]), word)
+        bytes_ = builder.and_(builder.neg(address), ir.Constant(word, target.register_bytes() - 1))
+        return builder.udiv(bytes_, ir.Constant(word, sig.args[0].dtype.bitwidth // 8))
+
+    return types.intp(array, types.intp), generate
+
+
+def _prefetch(array: Any, index: int) -> None:
+    """Asks for the cache line of ``array[index]``; any index is allowed, nothing is read."""
+
+
+@twin(_prefetch)
+def prefetch(typing_context, array, index):
+    def generate(context, builder, sig, args):
+        byte_pointer = ir.IntType(8).as_pointer()
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), byte_pointer)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte_pointer, _INT32, _INT32, _INT32]),
+            "llvm.prefetch.p0",
+        )
+        read, keep_everywhere, data_cache = (ir.Constant(_INT32, n) for n in (0, 3, 1))
+        builder.call(function, [pointer, read, keep_everywhere, data_cache])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), generate
+
+
+# --- arithmetic -----------------------------------------------------------------------------
+
+
+def _splat(like: Any, value: float) -> Any:
+    """A vector with `value` in every lane, rounded to the element type of `like`.
+
+    `like` is an array or another vector.
+    """
+    return np.full(_lanes(like), value, like.dtype)
+
+
+@twin(_splat)
+def splat(typing_context, like, value):
+    vector = like if isinstance(like, VectorType) else _vector_of(like)
+
+    def generate(context, builder, sig, args):
+        scalar = context.cast(builder, args[1], sig.args[1], vector.dtype)
+        return _broadcast(builder, scalar, _llvm(context, vector))
+
+    return vector(like, value), generate
+
+
+def _fma(a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, rounded once where the target can."""
+    if a.dtype == np.float32:
+        return (a.astype(np.float64) * b + c).astype(np.float32)
+    return a * b + c
+
+
+@twin(_fma)
+def fma(typing_context, a, b, c):
+    def generate(context, builder, sig, args):
+        return emit_fma(builder, *args)
+
+    return a(a, a, a), generate
+
+
+def emit_fma(builder, a, b, c):
+    """The instruction for ``a * b + c`` on LLVM vectors."""
+    if not target.has_fma():
+        return builder.fadd(builder.fmul(a, b), c)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.{_suffix(a.type)}"
+    )
+    return builder.call(function, (a, b, c))
+
+
+def _select(mask: Any, a: Any, b: Any) -> Any:
+    """The lanes of `a` where the mask is set, those of `b` elsewhere."""
+    return np.where(mask, a, b)
+
+
+@twin(_select)
+def select(typing_context, mask, a, b):
+    def generate(context, builder, sig, args):
+        return builder.select(*args)
+
+    return a(mask, a, a), generate
+
+
+def _total(vector: Any) -> float:
+    """The sum of all lanes in float64, halves added pairwise: the same order everywhere."""
+    vector = vector.astype(np.float64)
+    while vector.size > 1:
+        half = vector.size // 2
+        vector = vector[:half] + vector[half:]
+    return float(vector[0])
+
+
+@twin(_total)
+def total(typing_context, vector):
+    def generate(context, builder, sig, args):
+        value = _widened(builder, args[0])
+        while value.type.count > 1:
+            half = value.type.count // 2
+            low, high = (
+                builder.shuffle_vector(
+                    value,
+                    ir.Constant(value.type, ir.Undefined),
+                    ir.Constant(ir.VectorType(_INT32, half), list(range(first, first + half))),
+                )
+                for first in (0, half)
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_INT32, 0))
+
+    return types.float64(vector), generate
+
+
+def _widen(vector: Any) -> Any:
+    """The vector with float64 lanes."""
+    return vector.astype(np.float64)
+
+
+def _widened(builder, value):
+    double = ir.VectorType(ir.DoubleType(), value.type.count)
+    return value if value.type == double else builder.fpext(value, double)
+
+
+@twin(_widen)
+def widen(typing_context, vector):
+    def generate(context, builder, sig, args):
+        return _widened(builder, args[0])
+
+    return VectorType(types.float64, vector.count)(vector), generate
+
+
+def _accumulate(sums: Any, index: int, vector: Any) -> None:
+    """Adds the lanes of a vector to the float64 ``sums[index : index + lanes]``."""
+    _slice(sums, index, vector.size)[...] += vector
+
+
+@twin(_accumulate)
+def accumulate(typing_context, sums, index, vector):
+    wide = VectorType(types.float64, vector.count)
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], wide)
+        old = builder.load(pointer, align=8)
+        builder.store(builder.fadd(old, _widened(builder, args[2])), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.none(sums, types.intp, vector), generate
+
+
+# Operators are typed and lowered directly: an @overload for each would compile a function per use.
+
+
+def _define_arithmetic(function: Callable[..., Any], instruction: str) -> None:
+    @infer_global(function)
+    class _Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args, kwargs):
+            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(function, VectorType, VectorType)
+    def _lower(context, builder, sig, args):
+        return getattr(builder, instruction)(*args)
+
+
+def _define_comparison(function: Callable[..., Any], predicate: str) -> None:
+    @infer_global(function)
+    class _Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args, kwargs):
+            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
+                return signature(VectorType(types.boolean, args[0].count), *args)
+            return None
+
+    @lower_builtin(function, VectorType, VectorType)
+    def _lower(context, builder, sig, args):
+        return builder.fcmp_ordered(predicate, *args)
+
+
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define_arithmetic(_function, _instruction)
+
+for _function, _predicate in ((operator.lt, "<"), (operator.gt, ">")):
+    _define_comparison(_function, _predicate)

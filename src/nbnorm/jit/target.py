@@ -1,0 +1,65 @@
+"""What the processor that code is generated for can do: register width, fused multiply-add."""
+
+from __future__ import annotations
+
+import functools
+
+import llvmlite.binding as llvm
+from numba.core.registry import cpu_target
+
+_FMA_16_FLOATS = """
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
+  %r = call <16 x float> @llvm.fma.v16f32(<16 x float> %a, <16 x float> %b, <16 x float> %c)
+  ret <16 x float> %r
+}
+"""
+
+
+@functools.cache
+def _fma_assembly() -> str:
+    """The assembly of one 16-float fma on Numba's target.
+
+    Asking the code generator itself is the only answer that also holds under NUMBA_CPU_NAME and
+    NUMBA_CPU_FEATURES, where a list of the host's features says nothing about the target's.
+    """
+    codegen = cpu_target.target_context.codegen()
+    module = llvm.parse_assembly(_FMA_16_FLOATS)
+    return str(codegen._tm.emit_assembly(module))
+
+
+@functools.cache
+def register_bytes() -> int:
+    """Bytes in the widest vector register of the target: 64 (AVX-512), 32 (AVX) or 16."""
+    assembly = _fma_assembly()
+    if "zmm" in assembly:
+        return 64
+    if "ymm" in assembly:
+        return 32
+    return 16
+
+
+@functools.cache
+def has_fma() -> bool:
+    """Whether the target multiplies and adds in one instruction.
+
+    Where it cannot, ``llvm.fma`` becomes a call of the C library for every lane.
+    """
+    assembly = _fma_assembly()
+    return any(name in assembly for name in ("vfmadd", "fmla", "fmadd"))
+
+
+@functools.cache
+def last_level_cache_bytes() -> int:
+    """Size of the last cache before memory; 32 MiB where the system does not tell.
+
+    It decides which arrays are written with streaming stores, never a bit of the result.
+    """
+    for level in (4, 3, 2):
+        try:
+            with open(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") as file:
+                text = file.read().strip()
+            return int(text.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return 32 << 20

@@ -1,0 +1,244 @@
+"""The gradients of batch norm, given the gradient of its output.
+
+With g = dy activation'(z), where z is computed again from x:
+
+    dbeta = sum(g)        dgamma = sum(g (x - mean)) inv_std        dresidual = g
+    dx    = a g + b (x - mean) + d
+
+    a = gamma inv_std     b = -a inv_std dgamma / (m - ddof)        d = -a dbeta / m
+
+and b = d = 0 where the statistics were given rather than the batch's. As in normalize.py the mean
+is subtracted as a head in the data's type, its tail carried by constants.
+"""
+
+from __future__ import annotations
+
+from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.simd import fma, lanes, load, misalignment, splat, store_part, store_stream
+from nbnorm.kernels.layout import (
+    BLOCK_ROWS,
+    DY_SCALE,
+    HEAD,
+    OFFSET,
+    SCALE,
+    SHIFT,
+    X_SCALE,
+    gathered,
+    spread,
+)
+from nbnorm.kernels.sums import add_slices, gradient_and_deviation
+
+
+@inlined
+def fold_gradients(
+    gradients, constants, sums, statistics, parameters, channels, spans, m, ddof, frozen
+):
+    """Turns the sums of some channels into their gradients and the constants of dx.
+
+    gradients   (2, c) dgamma, dbeta, written
+    constants   (6, stride) a, b and d - b tail, written
+    sums        (2, stride) sum(g) and sum(g (x - head))
+    statistics  (3, c); parameters (2, c); channels (first, last)
+    """
+    for channel in range(channels[0], channels[1]):
+        inv_std = statistics[2, channel]
+        tail = statistics[0, channel] - constants[HEAD, channel * spans[0]]
+        dbeta = gathered(sums[0], channel, spans)
+        dgamma = (gathered(sums[1], channel, spans) - tail * dbeta) * inv_std
+        gradients[0, channel] = dgamma
+        gradients[1, channel] = dbeta
+        a = parameters[0, channel] * inv_std
+        b = 0.0 if frozen else -a * inv_std * dgamma / (m - ddof)
+        d = 0.0 if frozen else -a * dbeta / m
+        spread(constants[DY_SCALE], a, channel, spans)
+        spread(constants[X_SCALE], b, channel, spans)
+        spread(constants[OFFSET], d - b * tail, channel, spans)
+
+
+@worker
+def fold_gradient_slices(
+    gradients, constants, sums, statistics, parameters, spans, m, ddof, frozen
+):
+    """`fold_gradients` for all channels, from the sums (slices, 2, stride) of their slices."""
+    add_slices(sums)
+    fold_gradients(
+        gradients, constants, sums[0], statistics, parameters, (0, statistics.shape[1]), spans, m,
+        ddof, frozen,
+    )  # fmt: skip
+
+
+@inlined
+def _apply(
+    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, b, offset, activation, frozen,
+    stream,
+):  # fmt: skip
+    """Writes dx and dresidual, each unless it is None, at ``i : i + count``."""
+    g, v = gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activation)
+    if dresidual is not None:
+        store_part(dresidual, i, g, count)
+    if dx is not None:
+        # b = d = 0 would do for frozen statistics, were it not for 0 * inf.
+        g = a * g if frozen else fma(a, g, fma(b, v, offset))
+        if stream:
+            store_stream(dx, i, g)
+        else:
+            store_part(dx, i, g, count)
+
+
+@inlined
+def apply_segment(
+    dx, dresidual, dy, x, residual, start, count, constants, channel, activation, frozen, stream
+):
+    """Writes dx and dresidual at ``start : start + count``, all of one channel."""
+    width = lanes(x)
+    head = splat(x, constants[HEAD, channel])
+    scale = splat(x, constants[SCALE, channel])
+    shift = splat(x, constants[SHIFT, channel])
+    a = splat(x, constants[DY_SCALE, channel])
+    b = splat(x, constants[X_SCALE, channel])
+    offset = splat(x, constants[OFFSET, channel])
+    i = start
+    end = start + count
+    if dx is not None:
+        if stream:  # up to the first address that may be streamed to
+            count = min(misalignment(dx, i), count)
+            _apply(
+                dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, b, offset,
+                activation, frozen, False,
+            )  # fmt: skip
+            i += count
+    while i + width <= end:
+        _apply(
+            dx, dresidual, dy, x, residual, i, width, head, scale, shift, a, b, offset,
+            activation, frozen, stream,
+        )  # fmt: skip
+        i += width
+    if i < end:
+        _apply(
+            dx, dresidual, dy, x, residual, i, end - i, head, scale, shift, a, b, offset,
+            activation, frozen, False,
+        )  # fmt: skip
+
+
+@inlined
+def _apply_down(
+    dx, dresidual, dy, x, residual, constants, top, bottom, j, count, row_length, activation,
+    frozen, stream,
+):  # fmt: skip
+    """Writes dx and dresidual in the columns j..j+count-1 of a few rows."""
+    head = load(constants[HEAD], j)
+    scale = load(constants[SCALE], j)
+    shift = load(constants[SHIFT], j)
+    a = load(constants[DY_SCALE], j)
+    b = load(constants[X_SCALE], j)
+    offset = load(constants[OFFSET], j)
+    for row in range(top, bottom):
+        _apply(
+            dx, dresidual, dy, x, residual, row * row_length + j, count, head, scale, shift, a, b,
+            offset, activation, frozen, stream,
+        )  # fmt: skip
+
+
+@inlined
+def apply_block(
+    dx, dresidual, dy, x, residual, constants, rows, columns, row_length, activation, frozen,
+    stream,
+):  # fmt: skip
+    """Writes dx and dresidual of a block of columns, the last rows first: see `normalize_block`."""
+    width = lanes(x)
+    bottom = rows[1]
+    while bottom > rows[0]:
+        top = max(bottom - BLOCK_ROWS, rows[0])
+        whole = columns[1] - (columns[1] - columns[0]) % width
+        for j in range(columns[0], whole, width):
+            _apply_down(
+                dx, dresidual, dy, x, residual, constants, top, bottom, j, width, row_length,
+                activation, frozen, stream,
+            )  # fmt: skip
+        if whole < columns[1]:
+            _apply_down(
+                dx, dresidual, dy, x, residual, constants, top, bottom, whole, columns[1] - whole,
+                row_length, activation, frozen, False,
+            )  # fmt: skip
+        bottom = top
+
+
+@worker
+def apply_planes(
+    lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, size, shape
+):
+    """Writes dx and dresidual of planes; tile t is values t size, ... of x.
+
+    dx          (n c s,), written, or None; may be dy
+    dresidual   (n c s,), written, or None
+    dy, x       (n c s,)
+    residual    (n c s,) or None
+    constants   (6, c): head, scale, shift, a, b, offset
+    activation  None or a tuple of activations.py
+    frozen      whether the statistics were given
+    stream      whether dx is written past the caches
+    size        values in a tile
+    shape       (n, c, s)
+    """
+    n, c, s = shape
+    i = lo * size
+    end = min(hi * size, n * c * s)
+    plane = i // s
+    column = i - plane * s
+    while i < end:
+        count = min(s - column, end - i)
+        apply_segment(
+            dx, dresidual, dy, x, residual, i, count, constants, plane % c, activation, frozen,
+            stream,
+        )  # fmt: skip
+        i += count
+        column = 0
+        plane += 1
+
+
+@driver
+def apply_planes_parallel(
+    tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, size, shape
+):
+    """`apply_planes` over all tiles."""
+    for tile in prange(tiles):
+        apply_planes(
+            tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
+            size, shape,
+        )  # fmt: skip
+
+
+@worker
+def apply_columns(
+    lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height,
+    row_length,
+):  # fmt: skip
+    """Writes dx and dresidual of rows, the last tile first; tile t is rows t height, ...
+
+    `constants` is (6, stride); the other arguments are those of `apply_planes`.
+    """
+    rows = x.size // row_length
+    rest = x.size - rows * row_length
+    for tile in range(hi - 1, lo - 1, -1):
+        top = tile * height
+        if top + height > rows and rest > 0:
+            apply_block(
+                dx, dresidual, dy, x, residual, constants, (rows, rows + 1), (0, rest), row_length,
+                activation, frozen, False,
+            )  # fmt: skip
+        apply_block(
+            dx, dresidual, dy, x, residual, constants, (top, min(top + height, rows)),
+            (0, row_length), row_length, activation, frozen, stream,
+        )  # fmt: skip
+
+
+@driver
+def apply_columns_parallel(
+    tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height, row_length
+):
+    """`apply_columns` over all tiles."""
+    for tile in prange(tiles):
+        apply_columns(
+            tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
+            height, row_length,
+        )  # fmt: skip

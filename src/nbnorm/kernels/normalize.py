@@ -1,0 +1,187 @@
+"""y = activation(gamma (x - mean) inv_std + beta + residual), given each channel's statistics.
+
+The mean is never folded into the shift: with mean / std = 1e4 that would cost four of float32's
+seven digits. It is subtracted first, as a head in the data's type, where the subtraction is exact
+for values near the mean; its float64 tail goes into the shift:
+
+    y = (x - head) scale + shift        head = T(mean), tail = mean - head,
+                                        scale = gamma inv_std, shift = beta - tail scale
+
+One subtraction, one fma, in a loop that waits for memory; a constant channel is exactly beta.
+"""
+
+from __future__ import annotations
+
+from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.simd import (
+    fma,
+    lanes,
+    load,
+    load_part,
+    misalignment,
+    splat,
+    store_part,
+    store_stream,
+)
+from nbnorm.kernels.activations import activate
+from nbnorm.kernels.layout import BLOCK_ROWS, HEAD, SCALE, SHIFT, spread
+
+
+@inlined
+def fold_channel(constants, channel, mean, inv_std, gamma, beta, spans):
+    """Writes a channel's head, scale and shift to `constants`."""
+    spread(constants[HEAD], mean, channel, spans)
+    tail = mean - constants[HEAD, channel * spans[0]]
+    scale = gamma * inv_std
+    spread(constants[SCALE], scale, channel, spans)
+    spread(constants[SHIFT], beta - tail * scale, channel, spans)
+
+
+@worker
+def fold_channels(constants, mean, inv_std, parameters, spans):
+    """`fold_channel` for all channels of given statistics (c,) and parameters (2, c)."""
+    for channel in range(mean.size):
+        fold_channel(
+            constants, channel, mean[channel], inv_std[channel], parameters[0, channel],
+            parameters[1, channel], spans,
+        )  # fmt: skip
+
+
+@inlined
+def _normalize(y, x, residual, i, count, head, scale, shift, activation, stream):
+    """Normalizes ``x[i : i + count]``; a vector's whole length, known when compiling, is masked
+    by nothing."""
+    z = fma(load_part(x, i, count, head) - head, scale, shift)
+    if residual is not None:
+        z = z + load_part(residual, i, count, shift)
+    z = activate(z, activation)
+    if stream:
+        store_stream(y, i, z)
+    else:
+        store_part(y, i, z, count)
+
+
+@inlined
+def normalize_segment(y, x, residual, start, count, constants, channel, activation, stream):
+    """Normalizes ``x[start : start + count]``, all of one channel."""
+    width = lanes(x)
+    head = splat(x, constants[HEAD, channel])
+    scale = splat(x, constants[SCALE, channel])
+    shift = splat(x, constants[SHIFT, channel])
+    i = start
+    end = start + count
+    if stream:  # up to the first address that may be streamed to
+        count = min(misalignment(y, i), count)
+        _normalize(y, x, residual, i, count, head, scale, shift, activation, False)
+        i += count
+    while i + width <= end:
+        _normalize(y, x, residual, i, width, head, scale, shift, activation, stream)
+        i += width
+    if i < end:
+        _normalize(y, x, residual, i, end - i, head, scale, shift, activation, False)
+
+
+@inlined
+def _normalize_down(
+    y, x, residual, constants, top, bottom, j, count, row_length, activation, stream
+):
+    """Normalizes the columns j..j+count-1 of a few rows."""
+    head = load(constants[HEAD], j)
+    scale = load(constants[SCALE], j)
+    shift = load(constants[SHIFT], j)
+    for row in range(top, bottom):
+        i = row * row_length + j
+        _normalize(y, x, residual, i, count, head, scale, shift, activation, stream)
+
+
+@inlined
+def normalize_block(y, x, residual, constants, rows, columns, row_length, activation, stream):
+    """Normalizes a block of columns, the last rows first.
+
+    They are the ones still in cache where the statistics have just been summed. `rows` and
+    `columns` are (first, last).
+    """
+    width = lanes(x)
+    bottom = rows[1]
+    while bottom > rows[0]:
+        top = max(bottom - BLOCK_ROWS, rows[0])
+        whole = columns[1] - (columns[1] - columns[0]) % width
+        for j in range(columns[0], whole, width):
+            _normalize_down(
+                y, x, residual, constants, top, bottom, j, width, row_length, activation, stream
+            )
+        if whole < columns[1]:
+            _normalize_down(
+                y, x, residual, constants, top, bottom, whole, columns[1] - whole, row_length,
+                activation, False,
+            )  # fmt: skip
+        bottom = top
+
+
+@worker
+def normalize_planes(lo, hi, y, x, residual, constants, activation, stream, size, shape):
+    """Normalizes planes given their channels' constants; tile t is values t size, ... of x.
+
+    lo, hi      tiles
+    y           (n c s,), written
+    x           (n c s,)
+    residual    (n c s,) or None
+    constants   (>= 3, c): head, scale, shift
+    activation  None or a tuple of activations.py
+    stream      whether y is written past the caches
+    size        values in a tile
+    shape       (n, c, s)
+    """
+    n, c, s = shape
+    i = lo * size
+    end = min(hi * size, n * c * s)
+    plane = i // s
+    column = i - plane * s
+    while i < end:
+        count = min(s - column, end - i)
+        normalize_segment(y, x, residual, i, count, constants, plane % c, activation, stream)
+        i += count
+        column = 0
+        plane += 1
+
+
+@driver
+def normalize_planes_parallel(tiles, y, x, residual, constants, activation, stream, size, shape):
+    """`normalize_planes` over all tiles."""
+    for tile in prange(tiles):
+        normalize_planes(
+            tile, tile + 1, y, x, residual, constants, activation, stream, size, shape
+        )
+
+
+@worker
+def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, height, row_length):
+    """Normalizes rows given their columns' constants, the last tile first.
+
+    Tile t is the rows t height to (t + 1) height - 1. `constants` is (>= 3, stride); the other
+    arguments are those of `normalize_planes`.
+    """
+    rows = x.size // row_length
+    rest = x.size - rows * row_length
+    for tile in range(hi - 1, lo - 1, -1):
+        top = tile * height
+        if top + height > rows and rest > 0:
+            normalize_block(
+                y, x, residual, constants, (rows, rows + 1), (0, rest), row_length, activation,
+                False,
+            )  # fmt: skip
+        normalize_block(
+            y, x, residual, constants, (top, min(top + height, rows)), (0, row_length), row_length,
+            activation, stream,
+        )  # fmt: skip
+
+
+@driver
+def normalize_columns_parallel(
+    tiles, y, x, residual, constants, activation, stream, height, row_length
+):
+    """`normalize_columns` over all tiles."""
+    for tile in prange(tiles):
+        normalize_columns(
+            tile, tile + 1, y, x, residual, constants, activation, stream, height, row_length
+        )
