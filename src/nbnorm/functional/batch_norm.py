@@ -173,7 +173,7 @@ def batch_norm_forward(
         y = _apply_statistics(x, kept, gamma, beta, layout, applied, residual, out)
         return y, context
 
-    plan = training_plan(layout.shape, x.itemsize)
+    plan = training_plan(layout.shape, x.itemsize, 2)
     y, written = _output(out, x, layout)
     x_flat = flat(x, layout)
     residual_flat = None if residual is None else flat(residual, layout)
@@ -481,7 +481,7 @@ def _streams(written: Array | None, plan: Plan) -> bool:
 
 
 def _stream_from() -> int:
-    return last_level_cache_bytes() // 8
+    return last_level_cache_bytes() // 2
 
 
 def _sum_slices(
@@ -576,7 +576,7 @@ def _backward(
     *,
     sums_needed: bool,
 ) -> None:
-    plan = training_plan(layout.shape, x.itemsize)
+    plan = training_plan(layout.shape, x.itemsize, 3)
     constants = scratch.take("constants", (6, plan.stride), x.dtype)
     stream = _streams(dx, plan)
     if plan.fused:

@@ -37,22 +37,26 @@ def forward_planes(
     """
     n, c, s = shape
     spans = (1, 1, 0)
-    for channel in range(lo * width, min(hi * width, c)):
-        place_pivot(constants, x, channel, spans, shape)
-        for attempt in range(2):
-            sums[0, channel], sums[1, channel] = sum_plane(
-                None, x, None, constants, channel, 0, n * s, None, shape
-            )
-            moved = settle(
-                statistics, constants, sums, x, parameters, (channel, channel + 1), spans, eps,
-                ddof, attempt, shape,
-            )  # fmt: skip
-            if moved == 0:
-                break
+    for tile in range(lo, hi):
+        first = tile * width
+        last = min(first + width, c)
+        for channel in range(first, last):
+            place_pivot(constants, x, channel, spans, shape)
+            for attempt in range(2):
+                sums[0, channel], sums[1, channel] = sum_plane(
+                    None, x, None, constants, channel, 0, n * s, None, shape
+                )
+                moved = settle(
+                    statistics, constants, sums, x, parameters, (channel, channel + 1), spans, eps,
+                    ddof, attempt, shape,
+                )  # fmt: skip
+                if moved == 0:
+                    break
         # The last planes first: they are still in cache when the channel is larger than it.
         for sample in range(n - 1, -1, -1):
-            start = (sample * c + channel) * s
-            normalize_segment(y, x, residual, start, s, constants, channel, activation, stream)
+            for channel in range(first, last):
+                start = (sample * c + channel) * s
+                normalize_segment(y, x, residual, start, s, constants, channel, activation, stream)
 
 
 @driver
@@ -134,26 +138,30 @@ def backward_planes(
     """
     n, c, s = shape
     spans = (1, 1, 0)
-    for channel in range(lo * width, min(hi * width, c)):
-        fold_channel(
-            constants, channel, statistics[0, channel], statistics[2, channel],
-            parameters[0, channel], parameters[1, channel], spans,
-        )  # fmt: skip
-        sums[0, channel], sums[1, channel] = sum_plane(
-            dy, x, residual, constants, channel, 0, n * s, activation, shape
-        )
+    for tile in range(lo, hi):
+        first = tile * width
+        last = min(first + width, c)
+        for channel in range(first, last):
+            fold_channel(
+                constants, channel, statistics[0, channel], statistics[2, channel],
+                parameters[0, channel], parameters[1, channel], spans,
+            )  # fmt: skip
+            sums[0, channel], sums[1, channel] = sum_plane(
+                dy, x, residual, constants, channel, 0, n * s, activation, shape
+            )
         fold_gradients(
-            gradients, constants, sums, statistics, parameters, (channel, channel + 1), spans,
-            n * s, ddof, frozen,
+            gradients, constants, sums, statistics, parameters, (first, last), spans, n * s, ddof,
+            frozen,
         )  # fmt: skip
         if dx is None and dresidual is None:
             continue
         for sample in range(n - 1, -1, -1):
-            start = (sample * c + channel) * s
-            apply_segment(
-                dx, dresidual, dy, x, residual, start, s, constants, channel, activation, frozen,
-                stream,
-            )  # fmt: skip
+            for channel in range(first, last):
+                start = (sample * c + channel) * s
+                apply_segment(
+                    dx, dresidual, dy, x, residual, start, s, constants, channel, activation,
+                    frozen, stream,
+                )  # fmt: skip
 
 
 @driver

@@ -1,0 +1,1 @@
+"""What nbnorm costs and how exact it is, measured beside other libraries."""

@@ -1,0 +1,23 @@
+"""nbnorm beside other libraries, on the same data, in the same run.
+
+    python -m benchmarks.compare batch_norm            every shape; tables, JSON, picture
+    python -m benchmarks.compare batch_norm --quick    a few shapes, three rounds
+    python -m benchmarks.compare render results.json   the README's table from a stored run
+
+How it is measured
+    Each library has a process of its own (`workers.py`), with its own threads and environment. The
+    parent gives them the turn one after the other, round after round (`runner.py`), and a process
+    that has not the turn is stopped by the system, so a thread pool that spins while it waits takes
+    no core from the others. A turn is a batch of calls, its figure their median; a library's figure
+    is the median of its rounds, of which more are taken where they disagree. Nothing is timed but
+    the call: data is in the library's own arrays beforehand, and results are released after the
+    clock was read.
+
+    Outputs are compared with float64 first (`../truth.py`). A library that is not installed, that
+    cannot do a case, or that gets it wrong is named in the report.
+
+Where things are
+    A suite (`batch_norm.py`) says what is measured: shapes, operations, data, truth, targets.
+    A peer (`peers/`) says how one library is called: one class, one method for each operation.
+    A further suite is one more module listed in `SUITES`, and methods of its name on the peers.
+"""

@@ -1,0 +1,147 @@
+"""The tables of a run, in markdown that also reads well in a terminal."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from types import ModuleType
+
+from benchmarks import markdown
+from benchmarks.compare.peers import PEERS, SUBJECT
+from benchmarks.compare.protocol import Case, label
+from benchmarks.compare.results import Results, geometric_mean
+from benchmarks.compare.targets import HEADINGS, judge
+
+Row = list[str]
+NOTHING = "-"
+
+
+def report(results: Results, suite: ModuleType) -> str:
+    """Everything: what it ran on, every case, the summary, the targets, what was left out."""
+    parts = [heading(results)]
+    for title, cases in _groups(results, suite).items():
+        parts.append(f"**{title}**\n\n{shape_table(results, suite, cases)}")
+    parts += [summary(results, suite), targets(results, suite), omissions(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def readme(results: Results, suite: ModuleType) -> str:
+    """The part of the report that a README shows."""
+    return "\n\n".join([heading(results), targets(results, suite), summary(results, suite)])
+
+
+def heading(results: Results) -> str:
+    about = results.about
+    versions: dict[str, str] = {}
+    for found in results.versions.values():
+        versions |= found
+    host = about["machine"]
+    return (
+        f"{results.suite}: float32, {about['threads']} threads on {host['processor']}, "
+        f"{about['date'][:10]}; medians of at least {about['rounds']} rounds, which lie "
+        f"{100 * statistics.median(r.spread for r in results.records):.0f} % apart (median). "
+        f"Python {host['python']}, " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."
+    )
+
+
+def shape_table(results: Results, suite: ModuleType, cases: list[Case]) -> str:
+    """A row for each shape: our time, over the limit, and each peer's time over ours."""
+    peers = _peers(results, cases)
+    rows = [
+        [
+            label(case.shape),
+            _cell(results.seconds(SUBJECT, case), _milliseconds),
+            _cell(_over_limit(results, suite, case), _times),
+            *(_cell(results.ratio(peer, case), _times) for peer in peers),
+        ]
+        for case in cases
+    ]
+    limits = [_over_limit(results, suite, case) for case in cases]
+    columns = [limits, *([results.ratio(peer, case) for case in cases] for peer in peers)]
+    if len(cases) > 1:
+        rows.append(["geometric mean", "", *(_cell(_mean(column), _times) for column in columns)])
+        worst = [
+            max(_known(limits), default=None),
+            *(min(_known(c), default=None) for c in columns[1:]),
+        ]
+        rows.append(["worst", "", *(_cell(value, _times) for value in worst)])
+    return markdown.table(["shape", "nbnorm ms", "over limit", *_labels(peers)], rows)
+
+
+def summary(results: Results, suite: ModuleType) -> str:
+    """A row for each operation and layout: geometric means of each peer's time over ours."""
+    peers = _peers(results, results.cases())
+    rows = []
+    for title, cases in _groups(results, suite).items():
+        ratios = [_mean([results.ratio(peer, case) for case in cases]) for peer in peers]
+        rows.append([title, str(len(cases)), *(_cell(ratio, _times) for ratio in ratios)])
+    note = "How many times nbnorm's time each library takes, geometric mean over the shapes."
+    return f"{note}\n\n{markdown.table(['operation', 'shapes', *_labels(peers)], rows)}"
+
+
+def targets(results: Results, suite: ModuleType) -> str:
+    note = (
+        "The fastest peer is chosen for each case by itself. A peer that allocates its result is "
+        "compared with nbnorm allocating, one that reuses it with nbnorm's `out=`."
+    )
+    cells = [verdict.cells() for verdict in judge(results, suite.TARGETS)]
+    return f"{note}\n\n{markdown.table(HEADINGS, cells)}"
+
+
+def omissions(results: Results) -> str:
+    """Who is missing, and who was refused what and why; each reason once."""
+    lines = [f"- {PEERS[peer].label}: {reason}" for peer, reason in results.missing.items()]
+    reasons: dict[tuple[str, str, str], list[Case]] = {}
+    for refusal in results.refusals:
+        key = (refusal.peer, refusal.kind, refusal.reason)
+        reasons.setdefault(key, []).append(refusal.case)
+    for (peer, kind, reason), cases in reasons.items():
+        where = f"{cases[0].operation} {label(cases[0].shape)}, {cases[0].layout}"
+        more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+        lines.append(f"- {PEERS[peer].label}: {kind} in {where}{more}: {reason}")
+    return "Not measured:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _groups(results: Results, suite: ModuleType) -> dict[str, list[Case]]:
+    """The cases by the suite's titles, its operations in order."""
+    order = list(suite.OPERATIONS)
+    cases = [case for case in results.cases() if case.operation in order]
+    groups: dict[str, list[Case]] = {}
+    for case in sorted(cases, key=lambda case: order.index(case.operation)):
+        groups.setdefault(suite.title(case), []).append(case)
+    return groups
+
+
+def _peers(results: Results, cases: list[Case]) -> list[str]:
+    found = {peer for case in cases for peer in results.rivals(case)}
+    return [key for key in PEERS if key in found]
+
+
+def _labels(peers: list[str]) -> list[str]:
+    return [PEERS[peer].label for peer in peers]
+
+
+def _over_limit(results: Results, suite: ModuleType, case: Case) -> float | None:
+    ours, limit = results.seconds(SUBJECT, case), suite.limit_of(results, case)
+    return ours / limit if ours and limit else None
+
+
+def _known(values: list[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = _known(values)
+    return geometric_mean(known) if known else None
+
+
+def _cell(value: float | None, text: Callable[[float], str]) -> str:
+    return NOTHING if value is None else text(value)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds > 1e-3 else f"{1e3 * seconds:.3f}"

@@ -1,0 +1,149 @@
+"""Dense layers and their gradients: NumPy's GEMM for now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from nbnorm import checks
+from nbnorm.checks import Array
+from nbnorm.functional.gradients import destinations
+
+
+class DenseGradients(NamedTuple):
+    """Gradients of a dense layer; None where not asked for."""
+
+    dx: Array | None = None
+    dweight: Array | None = None
+    dbias: Array | None = None
+
+
+def dense_forward(
+    x: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None
+) -> Array:
+    """Multiply by a weight matrix and add a bias: ``y = x weight^T + bias``.
+
+    Parameters
+    ----------
+    x : array (..., c)
+        float32 or float64.
+    weight : array (k, c)
+        Of x's type.
+    bias : array (k,), optional
+        float32 or float64.
+    out : array of y's shape and type, optional
+        Where to write y. It must not overlap x, weight or bias.
+
+    Returns
+    -------
+    y : array (..., k), of x's type
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, or out is read-only or overlaps.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import dense_forward
+    >>> dense_forward(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([5.0]))
+    array([[16.]])
+    """
+    function = "dense_forward"
+    _check_operands(function, x, weight)
+    k = len(weight)
+    if bias is not None:
+        checks.like(function, "bias", bias, (k,))
+    inputs = {"x": x, "weight": weight, "bias": bias}
+    y = checks.destination(function, "out", out, (*x.shape[:-1], k), x.dtype, inputs)
+
+    np.matmul(x, weight.T, out=y)
+    if bias is not None:
+        np.add(y, bias, out=y, casting="same_kind")
+    return y
+
+
+def dense_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    needs: Iterable[str] | None = None,
+    out: DenseGradients | None = None,
+) -> DenseGradients:
+    """Differentiate `dense_forward`: dx = dy weight, dweight = dy^T x, dbias = sum(dy).
+
+    All leading axes of x count as one axis of rows.
+
+    Parameters
+    ----------
+    dy : array (..., k), of x's type
+        The gradient of the loss with respect to y.
+    x, weight
+        What the forward was given.
+    needs : names among "dx", "dweight", "dbias", optional
+        The gradients wanted; by default all.
+    out : DenseGradients, optional
+        Where to write: in each place an array, or None to allocate.
+
+    Returns
+    -------
+    DenseGradients
+        dx, dweight and dbias of the shapes of x, weight and bias, in x's type; None where not
+        asked for.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, needs has an unknown name, or an array of out is read-only or
+        overlaps another.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import dense_backward
+    >>> dy, x, weight = np.array([[1.0]]), np.array([[2.0, 3.0]]), np.array([[4.0, 5.0]])
+    >>> dense_backward(dy, x, weight, needs=["dx", "dweight"])
+    DenseGradients(dx=array([[4., 5.]]), dweight=array([[2., 3.]]), dbias=None)
+    """
+    function = "dense_backward"
+    _check_operands(function, x, weight)
+    k, c = weight.shape
+    checks.like(function, "dy", dy, (*x.shape[:-1], k), x.dtype)
+    dx, dweight, dbias = destinations(
+        function,
+        needs,
+        DenseGradients,
+        out,
+        {"dx": x.shape, "dweight": weight.shape, "dbias": (k,)},
+        x.dtype,
+        {"dy": dy, "x": x, "weight": weight},
+    )
+
+    n = math.prod(x.shape[:-1])
+    dy_rows = dy.reshape(n, k)
+    if dx is not None:
+        np.matmul(dy, weight, out=dx)
+    if dweight is not None:
+        np.matmul(dy_rows.T, x.reshape(n, c), out=dweight)
+    if dbias is not None:
+        # In float64: a float32 sum down a column loses a digit every ten-thousand rows or so.
+        dbias[...] = dy_rows.sum(axis=0, dtype=np.float64)
+    return DenseGradients(dx, dweight, dbias)
+
+
+def _check_operands(function: str, x: Array, weight: Array) -> None:
+    checks.array(function, "x", x)
+    checks.array(function, "weight", weight, ndim=2, dtype=x.dtype)
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise checks.wrong_value(
+            function, "x", x, f"shape (..., {weight.shape[1]}), for weight is {weight.shape}"
+        )

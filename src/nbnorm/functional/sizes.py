@@ -1,0 +1,29 @@
+"""Checks of counts, and of arguments that are one for both axes of an image or one for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbnorm import checks
+
+
+def size(function: str, name: str, value: Any, *, least: int = 1) -> int:
+    """Return an int of `least` or more."""
+    expected = f"an int of {least} or more"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise checks.wrong_type(function, name, value, expected)
+    if value < least:
+        raise checks.wrong_value(function, name, value, expected)
+    return int(value)
+
+
+def pair(function: str, name: str, value: Any, *, least: int = 1) -> tuple[int, int]:
+    """Return an int for each axis, vertical first, from a pair or from one int for both."""
+    if not isinstance(value, (tuple, list)):
+        value = (value, value)
+    if len(value) != 2:
+        raise checks.wrong_value(function, name, value, "an int or a pair of ints")
+    vertical, horizontal = (size(function, name, one, least=least) for one in value)
+    return vertical, horizontal

@@ -1,0 +1,21 @@
+"""Layers: the functions with their parameters, gradients and running statistics held for them."""
+
+from nbnorm.layers.activation import Activation
+from nbnorm.layers.base import Layer
+from nbnorm.layers.batch_norm import BatchNorm
+from nbnorm.layers.conv2d import Conv2d
+from nbnorm.layers.dense import Dense
+from nbnorm.layers.flatten import Flatten
+from nbnorm.layers.sequential import Sequential
+from nbnorm.layers.sgd import SGD
+
+__all__ = [
+    "SGD",
+    "Activation",
+    "BatchNorm",
+    "Conv2d",
+    "Dense",
+    "Flatten",
+    "Layer",
+    "Sequential",
+]

@@ -1,0 +1,184 @@
+"""What every layer has in common: parameters, gradients, contexts and saved state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nbnorm import checks
+from nbnorm.checks import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Context = TypeVar("Context")
+
+
+class Layer(ABC, Generic[Context]):
+    """A function of arrays that holds its parameters and sums up their gradients.
+
+    ``y = layer(x)`` keeps the context that the next ``layer.backward(dy)`` uses up.
+    ``y, context = layer.forward(x)`` hands it out instead: several forward calls may then be open
+    at once, and one context may serve twice.
+
+    A subclass names its arrays, stores each under its name (None where it has none), and
+    writes `forward` and `_backward`.
+    """
+
+    _parameter_names: ClassVar[tuple[str, ...]] = ()
+    _buffer_names: ClassVar[tuple[str, ...]] = ()
+    _context_type: ClassVar[type]
+
+    def __init__(self) -> None:
+        self.training = True
+        self._gradients: dict[str, Array] = {}
+        self._context: Context | None = None
+
+    @abstractmethod
+    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, Context]:
+        """Return y and the context that `backward` needs."""
+
+    @abstractmethod
+    def _backward(self, dy: Array, context: Context) -> Array | tuple[Array, Array]:
+        """Add to the gradients; return dx, or (dx, dresidual) after a residual."""
+
+    def __call__(self, x: Array, residual: Array | None = None) -> Array:
+        """Return y, and keep the context for `backward`."""
+        y, self._context = self.forward(x, residual)
+        return y
+
+    def backward(self, dy: Array, context: Context | None = None) -> Array | tuple[Array, Array]:
+        """Add this call's gradients to ``gradients()`` and return that of the input.
+
+        Parameters
+        ----------
+        dy : array of y's shape and type
+            The gradient of the loss with respect to y.
+        context : optional
+            What `forward` returned; None uses up the one that ``layer(x)`` kept.
+
+        Returns
+        -------
+        dx, or (dx, dresidual) where the forward call had a residual
+
+        Raises
+        ------
+        ValueError
+            No context is kept, it is another layer's, or dy does not fit it.
+        TypeError
+            The context is of another kind of layer.
+        """
+        name = f"{type(self).__name__}.backward"
+        used = self._context if context is None else context
+        if used is None:
+            expected = "a context, or one call of the layer before each backward without one"
+            raise checks.wrong_value(name, "context", None, expected)
+        if not isinstance(used, self._context_type):
+            given, expected = type(used).__name__, self._context_type.__name__
+            raise TypeError(f"{name}: context is a {given}; expected a {expected}")
+        if not self._is_own(used):
+            raise ValueError(f"{name}: context is another layer's; expected one of this layer's")
+        gradient = self._backward(dy, used)
+        if context is None:
+            self._context = None
+        return gradient
+
+    def train(self, training: bool = True) -> Self:
+        """Switch to training, or to inference if False, and return the layer."""
+        self.training = training
+        return self
+
+    def eval(self) -> Self:
+        """Switch to inference and return the layer."""
+        return self.train(False)
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the learned arrays by name: live, to be written in place."""
+        return self._arrays(self._parameter_names)
+
+    def buffers(self) -> dict[str, Array]:
+        """Return by name the arrays that are state but not learned by gradient: live."""
+        return self._arrays(self._buffer_names)
+
+    def gradients(self) -> dict[str, Array]:
+        """Return the summed gradients under the names of `parameters`: live."""
+        parameters = self.parameters()
+        # Made on first use: a layer that only infers never pays for them.
+        for name in parameters.keys() - self._gradients.keys():
+            self._gradients[name] = np.zeros_like(parameters[name])
+        return {name: self._gradients[name] for name in parameters}
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        for gradient in self.gradients().values():
+            gradient.fill(0)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of the parameters and buffers by name."""
+        return {name: array.copy() for name, array in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Copy parameters and buffers from a mapping; one that does not fit changes nothing.
+
+        Parameters
+        ----------
+        state : mapping from names to arrays
+            The names and shapes of `state_dict`, and types that convert to its own (float64 to
+            float32, not complex to float).
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown, or a shape differs.
+        TypeError
+            state is no mapping, or a type does not convert.
+        """
+        name = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state, Mapping):
+            raise checks.wrong_type(name, "state", state, "a mapping from names to arrays")
+        live = self._state()
+        if state.keys() != live.keys():
+            raise ValueError(
+                f"{name}: state lacks {sorted(live.keys() - state.keys())} and has unknown "
+                f"{sorted(state.keys() - live.keys(), key=str)}; expected exactly {list(live)}"
+            )
+        checked = {}
+        for key, target in live.items():
+            value = np.asarray(state[key])
+            if value.shape != target.shape:
+                raise checks.wrong_value(name, key, value, f"shape {target.shape}")
+            if not np.can_cast(value.dtype, target.dtype, casting="same_kind"):
+                raise checks.wrong_type(name, key, value, f"a type that becomes {target.dtype}")
+            # A copy, because state may hold this layer's own arrays under other names.
+            checked[key] = value.astype(target.dtype)
+        # Nothing below can fail.
+        for key, value in checked.items():
+            live[key][...] = value
+
+    def _is_own(self, context: Context) -> bool:  # noqa: ARG002
+        """Whether a context of the right type came from this layer, as far as it matters."""
+        return True
+
+    def _arrays(self, names: tuple[str, ...]) -> dict[str, Array]:
+        return {name: array for name in names if (array := getattr(self, name)) is not None}
+
+    def _state(self) -> dict[str, Array]:
+        return {**self.parameters(), **self.buffers()}
+
+    def _needs(self) -> tuple[str, ...]:
+        """Name the gradients that a backward owes this layer."""
+        return ("dx", *(f"d{name}" for name in self.parameters()))
+
+    def _accumulate(self, gradients: Any) -> None:
+        totals = self.gradients()
+        for name in totals:
+            totals[name] += getattr(gradients, f"d{name}")
+
+    def _refuse(self, residual: Array | None) -> None:
+        if residual is not None:
+            name = f"{type(self).__name__}.forward"
+            raise checks.wrong_type(name, "residual", residual, "None: this layer adds none")

@@ -1,0 +1,214 @@
+"""Batch normalization with running statistics."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nbnorm import checks
+from nbnorm.checks import Array
+from nbnorm.functional.activation import Activation, resolve_activation
+from nbnorm.functional.batch_norm import (
+    BatchNormContext,
+    batch_norm_backward,
+    batch_norm_forward,
+)
+from nbnorm.functional.sizes import size
+from nbnorm.layers.base import Layer
+from nbnorm.layers.initialization import float_type
+
+
+class BatchNorm(Layer[BatchNormContext]):
+    """Normalize each channel over the batch, and keep running statistics for inference.
+
+    ::
+
+        y = activation(gamma (x - mean) / sqrt(var + eps) + beta + residual)
+
+    In training, mean and var are the batch's, and the running statistics move toward them::
+
+        running = (1 - momentum) running + momentum batch
+
+    After `eval` the running statistics take their place, as constants: the gradient is then
+    ``dx = gamma / sqrt(running_var + eps) dy``. From Ioffe and Szegedy, "Batch Normalization:
+    Accelerating Deep Network Training by Reducing Internal Covariate Shift", 2015,
+    https://arxiv.org/abs/1502.03167.
+
+    With m values per channel, y is normalized by the variance over m - ddof. Which variance
+    enters the running one is a choice of its own: over m - 1 ("unbiased") or over m ("biased").
+
+    Parameters
+    ----------
+    num_features : int, or tuple of ints
+        The number of channels; where axis is a tuple, the shape of the kept axes.
+    axis : int or tuple of ints
+        The axes that keep statistics of their own; all others are reduced.
+    eps : float
+        Added to the variance, inside the root.
+    momentum : float or None
+        The weight of the new batch, from 0 to 1 (PyTorch's convention; 1 minus Keras's). With
+        None all batches weigh the same: the running statistics are their cumulative mean.
+    affine : bool
+        Whether to learn gamma and beta.
+    track_running_stats : bool
+        If False, the statistics of the batch normalize in inference too.
+    running_var : "unbiased" or "biased"
+        "unbiased" as in PyTorch, "biased" as in Keras and Flax.
+    ddof : 0 or 1
+        Divides the variance by m - ddof.
+    activation : None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
+    dtype : float32 or float64
+        The type of gamma and beta. Running statistics are float64.
+
+    Attributes
+    ----------
+    gamma, beta : arrays of shape num_features, or None
+    running_mean, running_var : float64 arrays of shape num_features, or None
+    num_batches_tracked : int64 array of shape (), or None
+
+    Raises
+    ------
+    ValueError
+        An argument is out of range, or num_features does not fit axis.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm.layers import BatchNorm
+    >>> layer = BatchNorm(2, momentum=0.5, eps=0)
+    >>> layer(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> layer.running_mean, layer.running_var
+    (array([ 1., 10.]), array([  1.5, 100.5]))
+    >>> layer.eval()(np.array([[1.0, 10.0]]))
+    array([[0., 0.]])
+    """
+
+    _parameter_names = ("gamma", "beta")
+    _buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+    _context_type = BatchNormContext
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...],
+        *,
+        axis: int | tuple[int, ...] = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        running_var: str = "unbiased",
+        ddof: int = 0,
+        activation: Activation = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        if momentum is not None:
+            expected = "None or a number from 0 to 1"
+            if checks.number("BatchNorm", "momentum", momentum, expected) > 1:
+                raise checks.wrong_value("BatchNorm", "momentum", momentum, expected)
+        if running_var not in ("unbiased", "biased"):
+            expected = "'unbiased' or 'biased'"
+            raise checks.wrong_value("BatchNorm", "running_var", running_var, expected)
+        self.shape = _kept_shape(num_features, axis)
+        self.axis = axis
+        self.eps = checks.number("BatchNorm", "eps", eps, "a finite number, 0 or more")
+        self.momentum = momentum
+        self.unbiased = running_var == "unbiased"
+        self.ddof = checks.degrees_of_freedom("BatchNorm", ddof)
+        resolve_activation("BatchNorm", activation)
+        self.activation = activation
+        dtype = float_type("BatchNorm", dtype)
+        self.gamma = np.ones(self.shape, dtype) if affine else None
+        self.beta = np.zeros(self.shape, dtype) if affine else None
+        self.running_mean = np.zeros(self.shape) if track_running_stats else None
+        self.running_var = np.ones(self.shape) if track_running_stats else None
+        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+
+    def __repr__(self) -> str:
+        features = self.shape if isinstance(self.axis, tuple) else self.shape[0]
+        return f"BatchNorm({features}, axis={self.axis}, activation={self.activation!r})"
+
+    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, BatchNormContext]:
+        """Return y and the context for `backward`; in training, move the running statistics.
+
+        Parameters
+        ----------
+        x : float32 or float64 array with num_features along axis
+        residual : array like x, optional
+            Added before the activation.
+
+        Returns
+        -------
+        y : array like x
+        context : BatchNormContext
+            Holds x, residual, gamma and beta by reference, and the mean and var used.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `nbnorm.batch_norm_forward`, or x has another number of features.
+        """
+        self._check_features(x)
+        statistics = None
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            statistics = self.running_mean, self.running_var
+        y, context = batch_norm_forward(
+            x,
+            self.gamma,
+            self.beta,
+            statistics=statistics,
+            axis=self.axis,
+            eps=self.eps,
+            ddof=self.ddof,
+            activation=self.activation,
+            residual=residual,
+        )
+        if self.training:
+            self._track(context)
+        return y, context
+
+    def _backward(self, dy: Array, context: BatchNormContext) -> Array | tuple[Array, Array]:
+        gradients = batch_norm_backward(dy, context, needs=(*self._needs(), "dresidual"))
+        self._accumulate(gradients)
+        dx = cast(Array, gradients.dx)
+        return dx if gradients.dresidual is None else (dx, gradients.dresidual)
+
+    def _is_own(self, context: BatchNormContext) -> bool:
+        return context.gamma is self.gamma and context.beta is self.beta
+
+    def _track(self, context: BatchNormContext) -> None:
+        """Move the running statistics toward those of one batch."""
+        buffers = self.buffers()
+        if not buffers:
+            return
+        m = context.count
+        var = context.var * ((m - self.ddof) / (m - 1 if self.unbiased else m))
+        buffers["num_batches_tracked"] += 1
+        share = 1 / buffers["num_batches_tracked"] if self.momentum is None else self.momentum
+        for name, batch in (("running_mean", context.mean), ("running_var", var)):
+            buffers[name][...] = (1 - share) * buffers[name] + share * batch
+
+    def _check_features(self, x: Array) -> None:
+        # Not left to the function: without gamma and beta it would take any number of features.
+        checks.array("BatchNorm.forward", "x", x)
+        axes = checks.kept_axes("BatchNorm.forward", self.axis, x.ndim)
+        if tuple(x.shape[axis] for axis in axes) != self.shape:
+            expected = f"{self.shape} along axis {self.axis}"
+            raise checks.wrong_value("BatchNorm.forward", "x", x, expected)
+
+
+def _kept_shape(
+    num_features: int | tuple[int, ...], axis: int | tuple[int, ...]
+) -> tuple[int, ...]:
+    features = num_features if isinstance(num_features, tuple) else (num_features,)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if len(features) != len(axes):
+        expected = f"as many sizes as there are in axis {axis}"
+        raise checks.wrong_value("BatchNorm", "num_features", num_features, expected)
+    return tuple(size("BatchNorm", "num_features", c) for c in features)

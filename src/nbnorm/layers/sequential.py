@@ -1,0 +1,120 @@
+"""Layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbnorm import checks
+from nbnorm.checks import Array
+from nbnorm.layers.base import Layer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class SequentialContext:
+    """The contexts of a Sequential's layers, in their order."""
+
+    contexts: tuple[Any, ...]
+
+
+class Sequential(Layer[SequentialContext]):
+    """Layers applied in order; parameter ``weight`` of the first is ``0.weight`` of the whole.
+
+    A residual goes to the last layer, so that a residual block is one call:
+    ``y = block(x, residual=x)`` and then ``dx, dresidual = block.backward(dy)``.
+
+    Parameters
+    ----------
+    *layers : Layer
+        One or more.
+
+    Raises
+    ------
+    ValueError
+        There is no layer.
+    TypeError
+        One of them is not a Layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm.layers import BatchNorm, Dense, Sequential
+    >>> net = Sequential(Dense(4, 3, bias=False, rng=0), BatchNorm(3, activation="relu"))
+    >>> list(net.parameters())
+    ['0.weight', '1.gamma', '1.beta']
+    >>> x = np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32)
+    >>> net(x).shape, net.backward(np.ones((5, 3), np.float32)).shape
+    ((5, 3), (5, 4))
+    """
+
+    _context_type = SequentialContext
+
+    def __init__(self, *layers: Layer[Any]) -> None:
+        super().__init__()
+        if not layers:
+            raise checks.wrong_value("Sequential", "layers", layers, "one layer or more")
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise checks.wrong_type("Sequential", f"layers[{index}]", layer, "a Layer")
+        self.layers = layers
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer[Any]]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int) -> Layer[Any]:
+        return self.layers[index]
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"
+
+    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, SequentialContext]:
+        """Return the last layer's y, and every layer's context."""
+        *front, last = self.layers
+        contexts = []
+        for layer in front:
+            x, context = layer.forward(x)
+            contexts.append(context)
+        y, context = last.forward(x, residual)
+        return y, SequentialContext((*contexts, context))
+
+    def _backward(self, dy: Array, context: SequentialContext) -> Array | tuple[Array, Array]:
+        dresidual = None
+        for layer, own in zip(reversed(self.layers), reversed(context.contexts), strict=True):
+            gradient = layer.backward(dy, own)
+            if isinstance(gradient, tuple):  # only of the last layer, the first in this loop
+                dy, dresidual = gradient
+            else:
+                dy = gradient
+        return dy if dresidual is None else (dy, dresidual)
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the learned arrays of all layers: live, to be written in place."""
+        return self._gather(lambda layer: layer.parameters())
+
+    def buffers(self) -> dict[str, Array]:
+        """Return the arrays of all layers that are state but not learned by gradient: live."""
+        return self._gather(lambda layer: layer.buffers())
+
+    def gradients(self) -> dict[str, Array]:
+        """Return the summed gradients under the names of `parameters`: live."""
+        return self._gather(lambda layer: layer.gradients())
+
+    def train(self, training: bool = True) -> Self:
+        """Switch all layers to training, or to inference if False, and return the Sequential."""
+        for layer in self.layers:
+            layer.train(training)
+        return super().train(training)
+
+    def _gather(self, arrays: Callable[[Layer[Any]], dict[str, Array]]) -> dict[str, Array]:
+        return {
+            f"{index}.{name}": array
+            for index, layer in enumerate(self.layers)
+            for name, array in arrays(layer).items()
+        }

@@ -1,0 +1,620 @@
+r"""Every operation in plain NumPy and float64: the specification, written to be read first.
+
+The compiled kernels are tested against this file, and this file against finite differences and
+cases worked by hand. It prefers the shortest correct statement to speed, takes its arguments on
+trust (checking them is the work of the public functions) and keeps nothing between calls: a
+backward is given what its forward was given.
+
+Batch normalization
+-------------------
+From Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+Internal Covariate Shift", 2015, https://arxiv.org/abs/1502.03167. Each channel keeps statistics
+of its own, taken over its m values::
+
+    mean = sum(x) / m
+    var  = sum((x - mean)^2) / (m - ddof)
+    s    = sqrt(var + eps)
+    xh   = (x - mean) / s
+    z    = gamma xh + beta + residual
+    y    = activation(z)
+
+Given dy, the gradient of the loss with respect to y, the chain rule starts with
+``dz = dy activation'(z)`` and gives at once::
+
+    dresidual = dz
+    dbeta     = sum(dz)
+    dgamma    = sum(dz xh)
+
+x reaches z along three paths: directly, through the mean and through the variance. With
+``d(mean)/dx = 1 / m`` and, because deviations from the mean sum to zero,
+``d(var)/dx = 2 (x - mean) / (m - ddof)``, they add up to::
+
+    dx = gamma / s (dz - sum(dz) / m - xh sum(dz xh) / (m - ddof))     statistics of this batch
+    dx = gamma / s dz                                                  statistics given (frozen)
+
+The mean's path always divides by m, the variance's by whatever the variance was divided by.
+
+Two slips to avoid
+~~~~~~~~~~~~~~~~~~
+The text that this library grew out of (N. Curti's PhD thesis, University of Bologna, "BatchNorm
+function" in the chapter on neural networks) gets two formulas wrong, and both have been copied:
+
+- ``dgamma = sum(dy mean)``: the factor is xh, the value that gamma multiplies, not the mean;
+- ``var`` over m - 1 together with the dx of ``var`` over m: the last term of dx must use the same
+  m - ddof as the variance.
+
+``tests/test_reference.py`` shows that finite differences reject each of them.
+
+Dense and convolution
+---------------------
+Weights are laid out as PyTorch's and ONNX's. In the shapes below n is the batch, c the input
+channels, k the output channels, h w the image, r s the convolution's window.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Activation",
+    "BatchNormGradients",
+    "Conv2dGradients",
+    "DenseGradients",
+    "activate",
+    "activate_derivative",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "batch_statistics",
+    "conv2d_backward",
+    "conv2d_forward",
+    "dense_backward",
+    "dense_forward",
+    "inverse_std",
+]
+
+Array: TypeAlias = NDArray[np.float64]
+Activation: TypeAlias = str | tuple[str, float] | None
+Pair: TypeAlias = int | tuple[int, int]
+Padding: TypeAlias = Pair | Literal["same"]
+
+LEAKY_RELU_SLOPE = 0.01
+
+
+class BatchNormGradients(NamedTuple):
+    """Gradients of batch normalization; None where the forward had no such argument."""
+
+    dx: Array
+    dgamma: Array | None
+    dbeta: Array | None
+    dresidual: Array | None
+
+
+class DenseGradients(NamedTuple):
+    """Gradients of a dense layer."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array
+
+
+class Conv2dGradients(NamedTuple):
+    """Gradients of a convolution."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array
+
+
+# --------------------------------------------------------------------------------------------
+# Activations
+# --------------------------------------------------------------------------------------------
+
+
+def activate(z: Array, activation: Activation = None) -> Array:
+    """Apply an activation elementwise; NaN stays NaN.
+
+    Parameters
+    ----------
+    z : array of any shape
+    activation : None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
+        A leaky ReLU's slope is 0.01 unless given.
+
+    Returns
+    -------
+    array of z's shape
+
+    Examples
+    --------
+    >>> activate(np.array([-2.0, 0.0, 3.0]), ("leaky_relu", 0.5))
+    array([-1.,  0.,  3.])
+    """
+    match activation:
+        case None:
+            return z
+        case "relu":
+            return np.maximum(z, 0.0)
+        case "leaky_relu":
+            return activate(z, ("leaky_relu", LEAKY_RELU_SLOPE))
+        case ("leaky_relu", slope):
+            return np.where(z > 0.0, z, slope * z)
+        case "silu":
+            return z * _sigmoid(z)
+        case "mish":
+            return z * np.tanh(_softplus(z))
+    raise ValueError(f"unknown activation {activation!r}")
+
+
+def activate_derivative(z: Array, activation: Activation = None) -> Array:
+    """Differentiate an activation elementwise, at the value z that entered it; NaN stays NaN.
+
+    At the kink, z = 0, the derivative of ReLU is 0 and that of a leaky ReLU its slope: the value
+    on the side of the negative numbers, as PyTorch has it.
+
+    Parameters
+    ----------
+    z : array of any shape
+    activation : as in `activate`
+
+    Returns
+    -------
+    array of z's shape
+
+    Examples
+    --------
+    >>> activate_derivative(np.array([-2.0, 0.0, 3.0]), "relu")
+    array([0., 0., 1.])
+    """
+    match activation:
+        case None:
+            return np.ones_like(z)
+        case "relu":
+            return activate_derivative(z, ("leaky_relu", 0.0))
+        case "leaky_relu":
+            return activate_derivative(z, ("leaky_relu", LEAKY_RELU_SLOPE))
+        case ("leaky_relu", slope):
+            return np.select([z > 0.0, z <= 0.0], [1.0, slope], default=np.nan)
+        case "silu":
+            # (z sigmoid)' = sigmoid + z sigmoid', and sigmoid' = sigmoid(z) sigmoid(-z).
+            return _sigmoid(z) * (1.0 + z * _sigmoid(-z))
+        case "mish":
+            # With t = tanh(softplus(z)): (z t)' = t + z t', and softplus' = sigmoid.
+            t = np.tanh(_softplus(z))
+            return t + z * (1.0 - t * t) * _sigmoid(z)
+    raise ValueError(f"unknown activation {activation!r}")
+
+
+def _sigmoid(z: Array) -> Array:
+    # 1 / (1 + exp(-z)), written with exp of negative numbers only, which cannot overflow.
+    e = np.exp(-np.abs(z))
+    return np.where(z < 0.0, e, 1.0) / (1.0 + e)
+
+
+def _softplus(z: Array) -> Array:
+    # log(1 + exp(z)), likewise.
+    return np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))
+
+
+# --------------------------------------------------------------------------------------------
+# Batch normalization
+# --------------------------------------------------------------------------------------------
+
+
+@np.errstate(invalid="ignore")  # inf - inf is NaN, as specified: no news to warn about
+def batch_statistics(
+    x: ArrayLike, *, axis: int | tuple[int, ...] = 1, ddof: int = 0
+) -> tuple[Array, Array]:
+    """Take each channel's mean and variance, in two passes.
+
+    Parameters
+    ----------
+    x : array of any shape
+    axis : int or tuple of ints
+        The axes that keep statistics of their own; all others are reduced.
+    ddof : 0 or 1
+        The variance is the sum of squared deviations over m - ddof.
+
+    Returns
+    -------
+    mean, var : arrays of the kept axes' shape, in the order in which x has them
+
+    Examples
+    --------
+    >>> mean, var = batch_statistics([[1.0, 7.0], [3.0, 7.0]])
+    >>> mean, var
+    (array([2., 7.]), array([1., 0.]))
+    """
+    x = np.asarray(x, np.float64)
+    reduced = _reduced_axes(x.ndim, axis)
+    m = _values_per_channel(x, reduced)
+    mean = np.sum(x, axis=reduced) / m
+    # The rounded mean of a constant channel need not be the constant: (0.1 + 0.1 + 0.1) / 3 is
+    # not 0.1. Adding the mean of what is left over makes it so, and refines every other mean.
+    mean = mean + np.sum(x - np.expand_dims(mean, reduced), axis=reduced) / m
+    var = np.sum((x - np.expand_dims(mean, reduced)) ** 2, axis=reduced) / (m - ddof)
+    return mean, var
+
+
+def inverse_std(var: ArrayLike, eps: float) -> Array:
+    """Return 1 / sqrt(var + eps), and 0 where var + eps is 0: a constant channel becomes beta.
+
+    Examples
+    --------
+    >>> inverse_std([4.0, 0.0], eps=0.0)
+    array([0.5, 0. ])
+    """
+    shifted = np.asarray(var, np.float64) + eps
+    return np.divide(1.0, np.sqrt(shifted), out=np.zeros_like(shifted), where=shifted != 0.0)
+
+
+@np.errstate(invalid="ignore")
+def batch_norm_forward(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    statistics: tuple[ArrayLike, ArrayLike] | None = None,
+    axis: int | tuple[int, ...] = 1,
+    eps: float = 1e-5,
+    ddof: int = 0,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+) -> Array:
+    """Normalize each channel of x, scale and shift it: activation(gamma xh + beta + residual).
+
+    Parameters
+    ----------
+    x : array of any shape
+    gamma, beta : arrays of the kept axes' shape, optional
+    statistics : (mean, var), optional
+        Arrays of the kept axes' shape. By default the statistics of x itself.
+    axis : int or tuple of ints
+        The axes that keep statistics of their own.
+    eps : float
+        Added to the variance, inside the root.
+    ddof : 0 or 1
+        Divides the variance by m - ddof; of no effect where statistics are given.
+    activation : as in `activate`
+    residual : array of x's shape, optional
+
+    Returns
+    -------
+    y : array of x's shape
+
+    Examples
+    --------
+    >>> batch_norm_forward([[1.0], [3.0]], gamma=[2.0], beta=[10.0], eps=0.0)
+    array([[ 8.],
+           [12.]])
+    """
+    x = np.asarray(x, np.float64)
+    reduced = _reduced_axes(x.ndim, axis)
+    mean, var = batch_statistics(x, axis=axis, ddof=ddof) if statistics is None else statistics
+    xh = (x - np.expand_dims(mean, reduced)) * np.expand_dims(inverse_std(var, eps), reduced)
+    return activate(_scale_and_shift(xh, gamma, beta, residual, reduced), activation)
+
+
+def batch_norm_inference(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    eps: float = 1e-5,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+) -> Array:
+    """Normalize with given statistics: `batch_norm_forward` with ``statistics=(mean, var)``.
+
+    Examples
+    --------
+    >>> batch_norm_inference([[3.0], [5.0]], mean=[1.0], var=[4.0], eps=0.0)
+    array([[1.],
+           [2.]])
+    """
+    return batch_norm_forward(
+        x,
+        gamma,
+        beta,
+        statistics=(mean, var),
+        axis=axis,
+        eps=eps,
+        activation=activation,
+        residual=residual,
+    )
+
+
+@np.errstate(invalid="ignore")
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    statistics: tuple[ArrayLike, ArrayLike] | None = None,
+    axis: int | tuple[int, ...] = 1,
+    eps: float = 1e-5,
+    ddof: int = 0,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+) -> BatchNormGradients:
+    """Differentiate `batch_norm_forward`; given statistics are constants.
+
+    Parameters
+    ----------
+    dy : array of x's shape
+        The gradient of the loss with respect to the forward's y.
+    x, gamma, beta, statistics, axis, eps, ddof, activation, residual
+        What the forward was given.
+
+    Returns
+    -------
+    BatchNormGradients
+        dx and dresidual of x's shape, dgamma and dbeta of the kept axes'; None for the gradient
+        of an argument that was not given.
+
+    Examples
+    --------
+    >>> gradients = batch_norm_backward([[1.0], [0.0]], [[3.0], [5.0]], gamma=[6.0],
+    ...                                 statistics=([1.0], [4.0]), eps=0.0)
+    >>> gradients.dgamma
+    array([1.])
+    >>> gradients.dx
+    array([[3.],
+           [0.]])
+    """
+    x = np.asarray(x, np.float64)
+    reduced = _reduced_axes(x.ndim, axis)
+    m = _values_per_channel(x, reduced)
+
+    # The forward again, as far as the value that entered the activation.
+    mean, var = batch_statistics(x, axis=axis, ddof=ddof) if statistics is None else statistics
+    inv_std = np.expand_dims(inverse_std(var, eps), reduced)
+    xh = (x - np.expand_dims(mean, reduced)) * inv_std
+    z = _scale_and_shift(xh, gamma, beta, residual, reduced)
+
+    dz = np.asarray(dy, np.float64) * activate_derivative(z, activation)
+    sum_dz = np.sum(dz, axis=reduced)
+    sum_dz_xh = np.sum(dz * xh, axis=reduced)
+
+    dx = dz
+    if statistics is None:
+        dx = (
+            dz
+            - np.expand_dims(sum_dz / m, reduced)
+            - xh * np.expand_dims(sum_dz_xh / (m - ddof), reduced)
+        )
+    dx = dx * inv_std
+    if gamma is not None:
+        dx = dx * np.expand_dims(gamma, reduced)
+
+    return BatchNormGradients(
+        dx,
+        dgamma=None if gamma is None else sum_dz_xh,
+        dbeta=None if beta is None else sum_dz,
+        dresidual=None if residual is None else dz,
+    )
+
+
+def _reduced_axes(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the axes that statistics are taken over: those that `axis` does not keep.
+
+    They are also what ``np.expand_dims`` needs to lay a per-channel array along x.
+    """
+    kept = {int(a) % ndim for a in np.atleast_1d(axis)}
+    return tuple(a for a in range(ndim) if a not in kept)
+
+
+def _values_per_channel(x: Array, reduced: tuple[int, ...]) -> int:
+    return math.prod(x.shape[a] for a in reduced)
+
+
+def _scale_and_shift(
+    xh: Array,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    residual: ArrayLike | None,
+    reduced: tuple[int, ...],
+) -> Array:
+    z = xh
+    if gamma is not None:
+        z = z * np.expand_dims(gamma, reduced)
+    if beta is not None:
+        z = z + np.expand_dims(beta, reduced)
+    if residual is not None:
+        z = z + np.asarray(residual, np.float64)
+    return z
+
+
+# --------------------------------------------------------------------------------------------
+# Dense
+# --------------------------------------------------------------------------------------------
+
+
+def dense_forward(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Array:
+    """Multiply by a weight matrix and add a bias: y = x W^T + b.
+
+    Parameters
+    ----------
+    x : array (..., c)
+    weight : array (k, c)
+    bias : array (k,), optional
+
+    Returns
+    -------
+    y : array (..., k)
+
+    Examples
+    --------
+    >>> dense_forward([[1.0, 2.0]], weight=[[3.0, 4.0], [5.0, 6.0]], bias=[0.0, 1.0])
+    array([[11., 18.]])
+    """
+    y = np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
+    return y if bias is None else y + np.asarray(bias, np.float64)
+
+
+def dense_backward(dy: ArrayLike, x: ArrayLike, weight: ArrayLike) -> DenseGradients:
+    """Differentiate `dense_forward`: dx = dy W, dW = dy^T x, db = sum(dy).
+
+    Parameters
+    ----------
+    dy : array (..., k)
+    x : array (..., c)
+    weight : array (k, c)
+
+    Returns
+    -------
+    DenseGradients
+        dx (..., c), dweight (k, c), dbias (k,).
+
+    Examples
+    --------
+    >>> dense_backward([[1.0, 10.0]], [[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]]).dweight
+    array([[ 1.,  2.],
+           [10., 20.]])
+    """
+    dy, x, weight = (np.asarray(a, np.float64) for a in (dy, x, weight))
+    dy_rows = dy.reshape(-1, weight.shape[0])
+    x_rows = x.reshape(-1, weight.shape[1])
+    return DenseGradients(dx=dy @ weight, dweight=dy_rows.T @ x_rows, dbias=dy_rows.sum(axis=0))
+
+
+# --------------------------------------------------------------------------------------------
+# Convolution
+# --------------------------------------------------------------------------------------------
+
+
+def conv2d_forward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Array:
+    """Slide a window over a channels-first image (cross-correlation, as every framework has it).
+
+    Parameters
+    ----------
+    x : array (n, c, h, w)
+    weight : array (k, c / groups, r, s)
+    bias : array (k,), optional
+    stride, dilation : int or pair
+    padding : int or pair or "same"
+        Zeros added on both sides; "same", for stride 1, keeps the image's size, and an odd zero
+        goes to the bottom and the right.
+    groups : int
+        The first k / groups output channels see the first c / groups input channels, and so on.
+
+    Returns
+    -------
+    y : array (n, k, h', w') with h' = (h + padding - dilation (r - 1) - 1) // stride + 1, where
+        padding counts both sides, and w' likewise
+
+    Examples
+    --------
+    >>> conv2d_forward(np.arange(9.0).reshape(1, 1, 3, 3), [[[[1.0, 0.0], [0.0, 1.0]]]])
+    array([[[[ 4.,  6.],
+             [10., 12.]]]])
+    """
+    x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    seen = _windows(_pad(x, weight, padding, dilation), weight, stride, dilation)
+    y = np.einsum("ngchwrs,gkcrs->ngkhw", _split(seen, 1, groups), _split(weight, 0, groups))
+    y = y.reshape(x.shape[0], weight.shape[0], *y.shape[3:])
+    return y if bias is None else y + np.asarray(bias, np.float64)[:, np.newaxis, np.newaxis]
+
+
+def conv2d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Conv2dGradients:
+    """Differentiate `conv2d_forward`.
+
+    Each weight receives what it saw times dy; each pixel, from every place of the window that saw
+    it, the weight it met there times dy.
+
+    Parameters
+    ----------
+    dy : array (n, k, h', w')
+    x, weight, stride, padding, dilation, groups
+        What the forward was given.
+
+    Returns
+    -------
+    Conv2dGradients
+        dx of x's shape, dweight of weight's, dbias (k,).
+
+    Examples
+    --------
+    >>> conv2d_backward([[[[1.0, 10.0]]]], [[[[2.0, 3.0, 4.0]]]], [[[[5.0, 6.0]]]]).dx
+    array([[[[ 5., 56., 60.]]]])
+    """
+    dy, x, weight = (np.asarray(a, np.float64) for a in (dy, x, weight))
+    grouped_dy, grouped_weight = _split(dy, 1, groups), _split(weight, 0, groups)
+
+    padded = _pad(x, weight, padding, dilation)
+    seen = _split(_windows(padded, weight, stride, dilation), 1, groups)
+    dweight = np.einsum("ngkhw,ngchwrs->gkcrs", grouped_dy, seen).reshape(weight.shape)
+
+    dpadded = np.zeros_like(padded)
+    receivers = _windows(dpadded, weight, stride, dilation)
+    for r, s in np.ndindex(weight.shape[2:]):  # one at a time: places of the window overlap
+        product = np.einsum("ngkhw,gkc->ngchw", grouped_dy, grouped_weight[..., r, s])
+        receivers[..., r, s] += product.reshape(receivers.shape[:4])
+    (top, _), (left, _) = _zeros_around(weight, padding, dilation)
+    dx = dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+    return Conv2dGradients(dx, dweight, dbias=dy.sum(axis=(0, 2, 3)))
+
+
+def _zeros_around(
+    weight: Array, padding: Padding, dilation: Pair
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return ((top, bottom), (left, right))."""
+    if isinstance(padding, str):  # "same": as many zeros as the window covers beyond one pixel
+        rows, columns = (size - 1 for size in _extent(weight, dilation))
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+    vertical, horizontal = _pair(padding)
+    return (vertical, vertical), (horizontal, horizontal)
+
+
+def _pad(x: Array, weight: Array, padding: Padding, dilation: Pair) -> Array:
+    return np.pad(x, ((0, 0), (0, 0), *_zeros_around(weight, padding, dilation)))
+
+
+def _windows(padded: Array, weight: Array, stride: Pair, dilation: Pair) -> Array:
+    """View an image as what the window sees at each of its places: (n, c, h', w', r, s)."""
+    extent = _extent(weight, dilation)
+    image_axes: Any = (2, 3)  # Any: NumPy before 2.3 declares a single axis, and takes several
+    view = np.lib.stride_tricks.sliding_window_view(padded, extent, image_axes, writeable=True)
+    (down, right), (rows_apart, columns_apart) = _pair(stride), _pair(dilation)
+    return view[:, :, ::down, ::right, ::rows_apart, ::columns_apart]
+
+
+def _extent(weight: Array, dilation: Pair) -> tuple[int, int]:
+    """Return how many rows and columns a dilated window covers."""
+    rows_apart, columns_apart = _pair(dilation)
+    return rows_apart * (weight.shape[2] - 1) + 1, columns_apart * (weight.shape[3] - 1) + 1
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _split(a: Array, axis: int, groups: int) -> Array:
+    """Split one axis of an array into (groups, the rest of it)."""
+    return a.reshape(*a.shape[:axis], groups, a.shape[axis] // groups, *a.shape[axis + 1 :])

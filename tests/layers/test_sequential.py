@@ -1,0 +1,107 @@
+"""Sequential: layers in order, under one set of names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nbnorm.layers import Activation, BatchNorm, Conv2d, Dense, Flatten, Sequential
+from tests.finite_differences import assert_gradient
+
+
+def small_network(seed=0):
+    return Sequential(
+        Conv2d(2, 3, 3, padding=1, stride=2, bias=False, dtype=np.float64, rng=seed),
+        BatchNorm(3, activation="silu", dtype=np.float64),
+        Flatten(),
+        Sequential(Dense(12, 4, dtype=np.float64, rng=seed), Activation("mish")),
+    )
+
+
+def test_is_one_layer_after_the_other(rng):
+    net = small_network()
+    x = rng.standard_normal((3, 2, 4, 4))
+    y = x
+    for layer in small_network():
+        y = layer(y)
+    np.testing.assert_array_equal(net(x), y)
+
+
+def test_backward_is_the_derivative_of_forward(rng):
+    net = small_network()
+    for parameter in net.parameters().values():  # of about 1, which finite differences ask for
+        parameter[...] = rng.standard_normal(parameter.shape)
+    state = net.state_dict()
+    x = rng.standard_normal((3, 2, 4, 4))
+    dy = rng.standard_normal(net(x).shape)
+    dx = net.backward(dy)
+
+    def loss(x=x, **changed):
+        fresh = small_network()
+        fresh.load_state_dict(state | changed)
+        return np.sum(dy * fresh(x))
+
+    assert_gradient(dx, loss, x)
+    for name, parameter in net.parameters().items():
+        assert_gradient(
+            net.gradients()[name], lambda value, name=name: loss(**{name: value}), parameter
+        )
+
+
+def test_names_count_the_layers():
+    net = small_network()
+    names = ["0.weight", "1.gamma", "1.beta", "3.0.weight", "3.0.bias"]
+    assert list(net.parameters()) == list(net.gradients()) == names
+    assert list(net.buffers()) == ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    assert net.parameters()["0.weight"] is net[0].weight
+
+
+def test_train_and_eval_reach_every_layer():
+    net = small_network()
+    assert net.eval() is net
+    assert not any(layer.training for layer in (*net, *net[3]))
+    net.train()
+    assert all(layer.training for layer in (*net, *net[3]))
+
+
+def test_is_a_sequence_of_its_layers():
+    net = small_network()
+    assert len(net) == 4
+    assert list(net) == [net[0], net[1], net[2], net[3]]
+    assert isinstance(net[-1], Sequential)
+    assert repr(Sequential(Flatten(), Activation("relu"))) == (
+        "Sequential(Flatten(), Activation('relu'))"
+    )
+
+
+def test_a_residual_goes_to_the_last_layer(rng):
+    block = Sequential(
+        Dense(3, 3, bias=False, dtype=np.float64, rng=0),
+        BatchNorm(3, activation="relu", dtype=np.float64),
+    )
+    x, dy = rng.standard_normal((2, 5, 3))
+    y, context = block.forward(x, residual=x)
+    dx, dresidual = block.backward(dy, context)
+    assert_gradient(dx + dresidual, lambda x: np.sum(dy * block.forward(x, residual=x)[0]), x)
+    plain, context = block.forward(x)
+    assert not np.array_equal(plain, y)
+    assert block.backward(dy, context).shape == x.shape
+
+
+def test_a_load_that_fails_in_the_last_layer_changes_none():
+    net, state = small_network(), small_network(seed=1).state_dict()
+    before = net.state_dict()
+    with pytest.raises(ValueError, match=r"Sequential\.load_state_dict: 3\.0\.bias is .*\(5,\)"):
+        net.load_state_dict(state | {"3.0.bias": np.ones(5)})
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    net.load_state_dict(state)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+def test_refuses_what_is_no_layer():
+    with pytest.raises(ValueError, match=r"Sequential: layers is \(\); expected one layer or more"):
+        Sequential()
+    with pytest.raises(TypeError, match=r"Sequential: layers\[1\] is .*; expected a Layer"):
+        Sequential(Flatten(), np.maximum)
