@@ -33,6 +33,10 @@ class BatchNormGradients(NamedTuple):
     dresidual: Array | None = None
 
 
+_ALL = frozenset(BatchNormGradients._fields)
+_NOWHERE = BatchNormGradients()
+
+
 class BatchNormContext(NamedTuple):
     """What a backward needs of its forward. It can be used any number of times.
 
@@ -169,8 +173,7 @@ def batch_norm_forward(
     )
     if given is not None:
         kept[0], kept[1] = given
-        kept[2] = _inverse_deviation(kept[1], eps)
-        y = _apply_statistics(x, kept, gamma, beta, layout, applied, residual, out)
+        y = _apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
         return y, context
 
     plan = training_plan(layout.shape, x.itemsize, 2)
@@ -178,7 +181,7 @@ def batch_norm_forward(
     x_flat = flat(x, layout)
     residual_flat = None if residual is None else flat(residual, layout)
     parameters = _parameters(gamma, beta, c)
-    constants = scratch.take("constants", (3, plan.stride), x.dtype)
+    constants, folded = _constants(plan, 3, c, x.dtype)
     stream = _streams(written, plan)
     rows = kept.reshape(3, c)
     if plan.fused:
@@ -188,16 +191,17 @@ def batch_norm_forward(
             parameters, eps, ddof, applied, stream, plan.width, layout.shape,
         )  # fmt: skip
     else:
-        moments.place_pivots(constants, x_flat, plan.spans, layout.shape)
+        moments.place_pivots(constants, folded, x_flat, plan.spans, layout.shape)
         for attempt in range(2):
             slices = _sum_slices(plan, layout, None, x_flat, None, constants, None)
             if not moments.settle_slices(
-                rows, constants, slices, x_flat, parameters, plan.spans, eps, ddof, attempt,
-                layout.shape,
+                rows, constants, folded, slices, x_flat, parameters, plan.spans, eps, ddof,
+                attempt, layout.shape,
             ):  # fmt: skip
                 break
         _normalize(plan, layout, written, x_flat, residual_flat, constants, applied, stream)
-    return _finished(y, written, layout), context
+    _deliver(written, out, layout)
+    return y, context
 
 
 def batch_norm_inference(
@@ -263,8 +267,7 @@ def batch_norm_inference(
 
     kept = scratch.take("statistics", (3, *layout.kept), np.float64)
     kept[0], kept[1] = given
-    kept[2] = _inverse_deviation(kept[1], eps)
-    return _apply_statistics(x, kept, gamma, beta, layout, applied, residual, out)
+    return _apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
 
 
 def batch_norm_backward(
@@ -330,18 +333,18 @@ def batch_norm_backward(
         )
     x, gamma, beta, residual, kept, count, axes, ddof, activation, frozen = context
     checks.like(function, "dy", dy, x.shape, x.dtype)
-    wanted = _wanted(function, context, needs)
-    if out is not None:
-        _check_gradients(function, out, dy, context, wanted)
+    wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
+    if out is None:
+        out = _NOWHERE
     else:
-        out = BatchNormGradients()
+        _check_gradients(function, out, dy, context, wanted)
 
     layout = layout_of(x.shape, x.strides, axes)
     c = layout.shape[1]
     dx = dresidual = dx_written = dresidual_written = None
     if "dx" in wanted:
         dx, dx_written = _output(out.dx, x, layout)
-    if "dresidual" in wanted:
+    if residual is not None and "dresidual" in wanted:
         dresidual, dresidual_written = _output(out.dresidual, x, layout)
     both = np.zeros((2, c))
     if x.size:
@@ -349,17 +352,17 @@ def batch_norm_backward(
             dx_written, dresidual_written, both, flat(dy, layout), flat(x, layout),
             None if residual is None else flat(residual, layout), kept.reshape(3, c),
             _parameters(gamma, beta, c), layout, count, ddof, activation, frozen,
-            sums_needed=not frozen or bool(wanted - {"dx", "dresidual"}),
+            sums_needed=not frozen or "dgamma" in wanted or "dbeta" in wanted,
         )  # fmt: skip
     dgamma = dbeta = None
     if gamma is not None and "dgamma" in wanted:
         dgamma = _cast(both[0], gamma, out.dgamma)
     if beta is not None and "dbeta" in wanted:
         dbeta = _cast(both[1], beta, out.dbeta)
-    if dx is not None:
-        dx = _finished(dx, dx_written, layout)
-    if dresidual is not None:
-        dresidual = _finished(dresidual, dresidual_written, layout)
+    if dx_written is not None:
+        _deliver(dx_written, out.dx, layout)
+    if dresidual_written is not None:
+        _deliver(dresidual_written, out.dresidual, layout)
     return BatchNormGradients(dx, dgamma, dbeta, dresidual)
 
 
@@ -392,13 +395,6 @@ def _check_statistics(function: str, layout: Layout, given: Any) -> tuple[Array,
     if (var < 0).any():
         raise checks.wrong_value(function, "var", float(np.nanmin(var)), "no negative variance")
     return mean, var
-
-
-def _wanted(
-    function: str, context: BatchNormContext, needs: Iterable[str] | None
-) -> frozenset[str]:
-    wanted = checks.needs(function, needs, BatchNormGradients._fields)
-    return wanted if context.residual is not None else wanted - {"dresidual"}
 
 
 def _check_gradients(
@@ -439,12 +435,6 @@ _BACKWARD = (
 )
 
 
-def _inverse_deviation(var: Array, eps: float) -> Array:
-    """1 / sqrt(var + eps), 0 where that is not defined."""
-    total = var + eps
-    return np.divide(1.0, np.sqrt(total), out=np.zeros_like(total), where=total != 0)
-
-
 def _parameters(gamma: Array | None, beta: Array | None, c: int) -> Array:
     parameters = scratch.take("parameters", (2, c), np.float64)
     parameters[0] = 1.0 if gamma is None else gamma if gamma.ndim == 1 else gamma.reshape(-1)
@@ -452,8 +442,16 @@ def _parameters(gamma: Array | None, beta: Array | None, c: int) -> Array:
     return parameters
 
 
+def _constants(plan: Plan, rows: int, c: int, dtype: Any) -> tuple[Array, Array]:
+    """Scratch for `constants` and `folded`: see kernels/layout.py."""
+    constants = scratch.take("constants", (rows, plan.stride), dtype)
+    if plan.spans[0] == plan.spans[1] == 1:
+        return constants, constants[:, :c] if plan.stride != c else constants
+    return constants, scratch.take("folded", (rows, c), dtype)
+
+
 def _output(out: Array | None, x: Array, layout: Layout) -> tuple[Array, Array]:
-    """The array to return, and the flat array for the kernel to write."""
+    """The array to return, and the flat array for the kernel to write: a view of it if it can."""
     if out is None:
         out = like(layout, x.shape, x.dtype)
     elif not in_place(out, layout):
@@ -461,12 +459,11 @@ def _output(out: Array | None, x: Array, layout: Layout) -> tuple[Array, Array]:
     return out, flat(out, layout)
 
 
-def _finished(y: Array, written: Array, layout: Layout) -> Array:
-    """The array to return, now that the kernel has written."""
-    if not in_place(y, layout):
-        order = layout.order or tuple(range(y.ndim))
-        y.transpose(order)[...] = written.reshape([y.shape[axis] for axis in order])
-    return y
+def _deliver(written: Array, out: Array | None, layout: Layout) -> None:
+    """Copies what the kernel wrote to an `out` that it could not write to."""
+    if out is not None and not in_place(out, layout):
+        order = layout.order or tuple(range(out.ndim))
+        out.transpose(order)[...] = written.reshape([out.shape[axis] for axis in order])
 
 
 def _streams(written: Array | None, plan: Plan) -> bool:
@@ -537,26 +534,27 @@ def _apply_statistics(
     gamma: Array | None,
     beta: Array | None,
     layout: Layout,
+    eps: float,
     activation: Any,
     residual: Array | None,
     out: Array | None,
 ) -> Array:
-    """y from statistics that are known."""
+    """y from the mean and variance in `kept`, where inv_std is added."""
     y, written = _output(out, x, layout)
     if x.size:
         c = layout.shape[1]
         plan = elementwise_plan(layout.shape, x.itemsize)
-        constants = scratch.take("constants", (3, plan.stride), x.dtype)
-        rows = kept.reshape(3, c)
-        normalize.fold_channels(
-            constants, rows[0], rows[2], _parameters(gamma, beta, c), plan.spans
+        constants, folded = _constants(plan, 3, c, x.dtype)
+        normalize.fold_given(
+            constants, folded, kept.reshape(3, c), _parameters(gamma, beta, c), eps, plan.spans
         )
         _normalize(
             plan, layout, written, flat(x, layout),
             None if residual is None else flat(residual, layout), constants, activation,
             _streams(written, plan),
         )  # fmt: skip
-    return _finished(y, written, layout)
+    _deliver(written, out, layout)
+    return y
 
 
 def _backward(
@@ -577,7 +575,7 @@ def _backward(
     sums_needed: bool,
 ) -> None:
     plan = training_plan(layout.shape, x.itemsize, 3)
-    constants = scratch.take("constants", (6, plan.stride), x.dtype)
+    constants, folded = _constants(plan, 7, layout.shape[1], x.dtype)
     stream = _streams(dx, plan)
     if plan.fused:
         run(
@@ -586,13 +584,13 @@ def _backward(
             statistics, parameters, ddof, activation, frozen, stream, plan.width, layout.shape,
         )  # fmt: skip
         return
-    normalize.fold_channels(constants, statistics[0], statistics[2], parameters, plan.spans)
+    gradients.fold_statistics(constants, folded, statistics, parameters, plan.spans)
     if sums_needed:
         slices = _sum_slices(plan, layout, dy, x, residual, constants, activation)
     else:
         slices = np.zeros((1, 2, plan.stride))
     gradients.fold_gradient_slices(
-        both, constants, slices, statistics, parameters, plan.spans, count, ddof, frozen
+        both, constants, folded, slices, statistics, parameters, plan.spans, count, ddof, frozen
     )
     if dx is None and dresidual is None:
         return
@@ -614,6 +612,7 @@ def _backward(
 def _cast(gradient: Array, parameter: Array, out: Array | None) -> Array:
     """A channel gradient in the shape and type of its parameter."""
     if out is None:
-        return gradient.reshape(parameter.shape).astype(parameter.dtype)
+        gradient = gradient.astype(parameter.dtype)
+        return gradient if parameter.ndim == 1 else gradient.reshape(parameter.shape)
     out[...] = gradient.reshape(parameter.shape)
     return out

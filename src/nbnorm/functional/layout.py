@@ -69,10 +69,11 @@ def flat(array: Array, layout: Layout) -> Array:
     if layout.order is not None:
         array = array.transpose(layout.order)
     flags = array.flags
-    if not (flags.c_contiguous and flags.aligned):
-        array = np.array(array, order="C", copy=True)
-    elif not flags.writeable:
-        array = _Alias(array).writable()
+    if not flags.carray:  # contiguous, aligned and writable
+        if flags.c_contiguous and flags.aligned:
+            array = _Alias(array).writable()
+        else:
+            array = np.array(array, order="C", copy=True)
     return array.reshape(-1)
 
 

@@ -7,7 +7,6 @@ the partial sums, and so the last bits, are the same on one thread and on many.
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 from nbnorm.jit import target
@@ -69,10 +68,9 @@ def training_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Pl
     lanes = lane_count(itemsize)
     size = n * c * s * itemsize
     if s < lanes // SHORTEST_PLANE:
-        group = lanes // math.gcd(s, lanes)  # channels that fill whole vectors
-        group_bytes = n * group * s * itemsize
-        if group_bytes <= LARGEST_TILE_BYTES and (c >= 4 * group or c % group == 0 and c):
-            width = group * max(1, TILE_BYTES // group_bytes)
+        vector_bytes = n * lanes * itemsize
+        if s == 1 and vector_bytes <= LARGEST_TILE_BYTES and (c >= 4 * lanes or c % lanes == 0):
+            width = lanes * max(1, TILE_BYTES // vector_bytes)
             if c > width or size <= TILE_BYTES:
                 return _fused(shape, True, width, lanes)
         return _sliced_columns(shape, itemsize)
@@ -92,12 +90,9 @@ def elementwise_plan(shape: tuple[int, int, int], itemsize: int) -> Plan:
 
 def _fused(shape: tuple[int, int, int], columns: bool, width: int, lanes: int) -> Plan:
     n, c, s = shape
-    tiles = -(-c // width)
+    stride = -(-c // lanes) * lanes if columns else c
     parallel = n * c * s >= PARALLEL_FROM
-    if not columns:
-        return Plan(False, True, tiles, width, (1, 1, 0), c, 0, 0, parallel)
-    stride = -(-c * s // lanes) * lanes
-    return Plan(True, True, tiles, width, (s, 1, 0), stride, c * s, 0, parallel)
+    return Plan(columns, True, -(-c // width), width, (1, 1, 0), stride, c, 0, parallel)
 
 
 def _sliced_planes(shape: tuple[int, int, int]) -> Plan:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from nbnorm.jit.options import driver, prange, worker
 from nbnorm.kernels.gradients import apply_block, apply_segment, fold_gradients
 from nbnorm.kernels.moments import place_pivot, settle
-from nbnorm.kernels.normalize import fold_channel, normalize_block, normalize_segment
+from nbnorm.kernels.normalize import fold, normalize_block, normalize_segment
 from nbnorm.kernels.sums import sum_block, sum_plane
 
 
@@ -36,19 +36,18 @@ def forward_planes(
     shape       (n, c, s)
     """
     n, c, s = shape
-    spans = (1, 1, 0)
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
         for channel in range(first, last):
-            place_pivot(constants, x, channel, spans, shape)
+            place_pivot(constants, x, channel, shape)
             for attempt in range(2):
                 sums[0, channel], sums[1, channel] = sum_plane(
                     None, x, None, constants, channel, 0, n * s, None, shape
                 )
                 moved = settle(
-                    statistics, constants, sums, x, parameters, (channel, channel + 1), spans, eps,
-                    ddof, attempt, shape,
+                    statistics, constants, sums, x, parameters, channel, channel + 1, eps, ddof,
+                    attempt, shape,
                 )  # fmt: skip
                 if moved == 0:
                     break
@@ -79,26 +78,26 @@ def forward_columns(
 ):  # fmt: skip
     """Batch norm of columns; tile t is the channels t width to (t + 1) width - 1.
 
-    sums        (2, stride), constants (3, stride); a tile's columns begin at a whole vector
-    The other arguments are those of `forward_planes`.
+    sums        (2, stride), constants (3, stride); `width` is a number of whole vectors
+    The other arguments are those of `forward_planes`. s is 1: a column is a channel.
     """
-    n, c, s = shape
-    spans = (s, 1, 0)
+    n, c, _ = shape
     for tile in range(lo, hi):
-        channels = (tile * width, min(tile * width + width, c))
-        columns = (channels[0] * s, channels[1] * s)
-        for channel in range(channels[0], channels[1]):
-            place_pivot(constants, x, channel, spans, shape)
+        first = tile * width
+        last = min(first + width, c)
+        for channel in range(first, last):
+            place_pivot(constants, x, channel, shape)
         for attempt in range(2):
-            sums[:, columns[0] : columns[1]] = 0.0
-            sum_block(sums, None, x, None, constants, (0, n), columns, c * s, None)
+            sums[:, first:last] = 0.0
+            sum_block(sums, None, x, None, constants, (0, n), (first, last), c, None)
             moved = settle(
-                statistics, constants, sums, x, parameters, channels, spans, eps, ddof, attempt,
-                shape,
-            )  # fmt: skip
+                statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
+            )
             if moved == 0:
                 break
-        normalize_block(y, x, residual, constants, (0, n), columns, c * s, activation, stream)
+        normalize_block(
+            y, x, residual, constants, (0, n), (first, last), c, activation, stream
+        )
 
 
 @driver
@@ -126,7 +125,7 @@ def backward_planes(
     dresidual   (n c s,), written, or None
     gradients   (2, c) float64: dgamma, dbeta, written
     sums        (2, c) float64, scratch
-    constants   (6, c) of the data's type, scratch
+    constants   (7, c) of the data's type, scratch
     dy, x       (n c s,)
     residual    (n c s,) or None
     statistics  (3, c) float64: mean, var, inv_std
@@ -137,22 +136,17 @@ def backward_planes(
     shape       (n, c, s)
     """
     n, c, s = shape
-    spans = (1, 1, 0)
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
         for channel in range(first, last):
-            fold_channel(
-                constants, channel, statistics[0, channel], statistics[2, channel],
-                parameters[0, channel], parameters[1, channel], spans,
-            )  # fmt: skip
+            fold(constants, statistics, parameters, channel, channel + 1)
             sums[0, channel], sums[1, channel] = sum_plane(
                 dy, x, residual, constants, channel, 0, n * s, activation, shape
             )
         fold_gradients(
-            gradients, constants, sums, statistics, parameters, (first, last), spans, n * s, ddof,
-            frozen,
-        )  # fmt: skip
+            gradients, constants, sums, statistics, parameters, first, last, n * s, ddof, frozen
+        )
         if dx is None and dresidual is None:
             continue
         for sample in range(n - 1, -1, -1):
@@ -184,29 +178,24 @@ def backward_columns(
 ):  # fmt: skip
     """Gradients of columns; tile t is the channels t width to (t + 1) width - 1.
 
-    sums        (2, stride), constants (6, stride); a tile's columns begin at a whole vector
-    The other arguments are those of `backward_planes`.
+    sums        (2, stride), constants (7, stride); `width` is a number of whole vectors
+    The other arguments are those of `backward_planes`. s is 1: a column is a channel.
     """
-    n, c, s = shape
-    spans = (s, 1, 0)
+    n, c, _ = shape
     for tile in range(lo, hi):
-        channels = (tile * width, min(tile * width + width, c))
-        columns = (channels[0] * s, channels[1] * s)
-        for channel in range(channels[0], channels[1]):
-            fold_channel(
-                constants, channel, statistics[0, channel], statistics[2, channel],
-                parameters[0, channel], parameters[1, channel], spans,
-            )  # fmt: skip
-        sums[:, columns[0] : columns[1]] = 0.0
-        sum_block(sums, dy, x, residual, constants, (0, n), columns, c * s, activation)
+        first = tile * width
+        last = min(first + width, c)
+        fold(constants, statistics, parameters, first, last)
+        sums[:, first:last] = 0.0
+        sum_block(sums, dy, x, residual, constants, (0, n), (first, last), c, activation)
         fold_gradients(
-            gradients, constants, sums, statistics, parameters, channels, spans, n * s, ddof, frozen
+            gradients, constants, sums, statistics, parameters, first, last, n, ddof, frozen
         )
         if dx is None and dresidual is None:
             continue
         apply_block(
-            dx, dresidual, dy, x, residual, constants, (0, n), columns, c * s, activation, frozen,
-            stream,
+            dx, dresidual, dy, x, residual, constants, (0, n), (first, last), c, activation,
+            frozen, stream,
         )  # fmt: skip
 
 

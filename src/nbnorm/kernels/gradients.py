@@ -3,12 +3,13 @@
 With g = dy activation'(z), where z is computed again from x:
 
     dbeta = sum(g)        dgamma = sum(g (x - mean)) inv_std        dresidual = g
-    dx    = a g + b (x - mean) + d
+    dx    = a g + b xh + d                                         xh = (x - mean) inv_std
 
-    a = gamma inv_std     b = -a inv_std dgamma / (m - ddof)        d = -a dbeta / m
+    a = gamma inv_std     b = -a dgamma / (m - ddof)                d = -a dbeta / m
 
 and b = d = 0 where the statistics were given rather than the batch's. As in normalize.py the mean
-is subtracted as a head in the data's type, its tail carried by constants.
+is subtracted as a head in the data's type, its tail carried by constants. (b inv_std would save a
+multiplication, which cannot be seen, and underflow float32 for standard deviations from 1e19 on.)
 """
 
 from __future__ import annotations
@@ -19,57 +20,67 @@ from nbnorm.kernels.layout import (
     BLOCK_ROWS,
     DY_SCALE,
     HEAD,
+    INV_STD,
     OFFSET,
     SCALE,
     SHIFT,
-    X_SCALE,
-    gathered,
+    XH_SCALE,
+    gather,
     spread,
 )
+from nbnorm.kernels.normalize import fold
 from nbnorm.kernels.sums import add_slices, gradient_and_deviation
 
 
 @inlined
 def fold_gradients(
-    gradients, constants, sums, statistics, parameters, channels, spans, m, ddof, frozen
+    gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen
 ):
-    """Turns the sums of some channels into their gradients and the constants of dx.
+    """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
 
     gradients   (2, c) dgamma, dbeta, written
-    constants   (6, stride) a, b and d - b tail, written
-    sums        (2, stride) sum(g) and sum(g (x - head))
-    statistics  (3, c); parameters (2, c); channels (first, last)
+    folded      (7, c) the last four rows: a, inv_std, b, d - b tail inv_std, written
+    sums        (2, >= c) sum(g) and sum(g (x - head))
+    statistics  (3, c); parameters (2, c)
     """
-    for channel in range(channels[0], channels[1]):
+    for channel in range(first, last):
         inv_std = statistics[2, channel]
-        tail = statistics[0, channel] - constants[HEAD, channel * spans[0]]
-        dbeta = gathered(sums[0], channel, spans)
-        dgamma = (gathered(sums[1], channel, spans) - tail * dbeta) * inv_std
+        tail = statistics[0, channel] - folded[HEAD, channel]
+        dbeta = sums[0, channel]
+        dgamma = (sums[1, channel] - tail * dbeta) * inv_std
         gradients[0, channel] = dgamma
         gradients[1, channel] = dbeta
         a = parameters[0, channel] * inv_std
-        b = 0.0 if frozen else -a * inv_std * dgamma / (m - ddof)
+        b = 0.0 if frozen else -a * dgamma / (m - ddof)
         d = 0.0 if frozen else -a * dbeta / m
-        spread(constants[DY_SCALE], a, channel, spans)
-        spread(constants[X_SCALE], b, channel, spans)
-        spread(constants[OFFSET], d - b * tail, channel, spans)
+        folded[DY_SCALE, channel] = a
+        folded[INV_STD, channel] = inv_std
+        folded[XH_SCALE, channel] = b
+        folded[OFFSET, channel] = d - b * (tail * inv_std)
+
+
+@worker
+def fold_statistics(constants, folded, statistics, parameters, spans):
+    """Head, scale and shift of all channels, before the slices of their gradients are summed."""
+    fold(folded, statistics, parameters, 0, statistics.shape[1])
+    spread(constants, folded, HEAD, SHIFT + 1, spans)
 
 
 @worker
 def fold_gradient_slices(
-    gradients, constants, sums, statistics, parameters, spans, m, ddof, frozen
+    gradients, constants, folded, sums, statistics, parameters, spans, m, ddof, frozen
 ):
     """`fold_gradients` for all channels, from the sums (slices, 2, stride) of their slices."""
+    c = statistics.shape[1]
     add_slices(sums)
-    fold_gradients(
-        gradients, constants, sums[0], statistics, parameters, (0, statistics.shape[1]), spans, m,
-        ddof, frozen,
-    )  # fmt: skip
+    gather(sums[0], c, spans)
+    fold_gradients(gradients, folded, sums[0], statistics, parameters, 0, c, m, ddof, frozen)
+    spread(constants, folded, DY_SCALE, OFFSET + 1, spans)
 
 
 @inlined
 def _apply(
-    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, b, offset, activation, frozen,
+    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset, activation, frozen,
     stream,
 ):  # fmt: skip
     """Writes dx and dresidual, each unless it is None, at ``i : i + count``."""
@@ -78,7 +89,7 @@ def _apply(
         store_part(dresidual, i, g, count)
     if dx is not None:
         # b = d = 0 would do for frozen statistics, were it not for 0 * inf.
-        g = a * g if frozen else fma(a, g, fma(b, v, offset))
+        g = a * g if frozen else fma(a, g, fma(b, v * r, offset))
         if stream:
             store_stream(dx, i, g)
         else:
@@ -95,7 +106,8 @@ def apply_segment(
     scale = splat(x, constants[SCALE, channel])
     shift = splat(x, constants[SHIFT, channel])
     a = splat(x, constants[DY_SCALE, channel])
-    b = splat(x, constants[X_SCALE, channel])
+    r = splat(x, constants[INV_STD, channel])
+    b = splat(x, constants[XH_SCALE, channel])
     offset = splat(x, constants[OFFSET, channel])
     i = start
     end = start + count
@@ -103,19 +115,19 @@ def apply_segment(
         if stream:  # up to the first address that may be streamed to
             count = min(misalignment(dx, i), count)
             _apply(
-                dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, b, offset,
+                dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset,
                 activation, frozen, False,
             )  # fmt: skip
             i += count
     while i + width <= end:
         _apply(
-            dx, dresidual, dy, x, residual, i, width, head, scale, shift, a, b, offset,
+            dx, dresidual, dy, x, residual, i, width, head, scale, shift, a, r, b, offset,
             activation, frozen, stream,
         )  # fmt: skip
         i += width
     if i < end:
         _apply(
-            dx, dresidual, dy, x, residual, i, end - i, head, scale, shift, a, b, offset,
+            dx, dresidual, dy, x, residual, i, end - i, head, scale, shift, a, r, b, offset,
             activation, frozen, False,
         )  # fmt: skip
 
@@ -130,12 +142,13 @@ def _apply_down(
     scale = load(constants[SCALE], j)
     shift = load(constants[SHIFT], j)
     a = load(constants[DY_SCALE], j)
-    b = load(constants[X_SCALE], j)
+    r = load(constants[INV_STD], j)
+    b = load(constants[XH_SCALE], j)
     offset = load(constants[OFFSET], j)
     for row in range(top, bottom):
         _apply(
-            dx, dresidual, dy, x, residual, row * row_length + j, count, head, scale, shift, a, b,
-            offset, activation, frozen, stream,
+            dx, dresidual, dy, x, residual, row * row_length + j, count, head, scale, shift, a, r,
+            b, offset, activation, frozen, stream,
         )  # fmt: skip
 
 
@@ -173,7 +186,7 @@ def apply_planes(
     dresidual   (n c s,), written, or None
     dy, x       (n c s,)
     residual    (n c s,) or None
-    constants   (6, c): head, scale, shift, a, b, offset
+    constants   (7, c): see layout.py
     activation  None or a tuple of activations.py
     frozen      whether the statistics were given
     stream      whether dx is written past the caches
@@ -215,7 +228,7 @@ def apply_columns(
 ):  # fmt: skip
     """Writes dx and dresidual of rows, the last tile first; tile t is rows t height, ...
 
-    `constants` is (6, stride); the other arguments are those of `apply_planes`.
+    `constants` is (7, stride); the other arguments are those of `apply_planes`.
     """
     rows = x.size // row_length
     rest = x.size - rows * row_length

@@ -15,19 +15,21 @@ columns
     row make a row that is cut short.
 
 Per-channel numbers reach a kernel in the array `constants`, rows of one number a plane's channel or
-a column (`spread`), so that a column kernel loads them as vectors. A row is `stride` long: c, or
-the columns rounded up to whole vectors.
+a column, so that a column kernel loads them as vectors. A row is `stride` long: c, or the columns
+rounded up to whole vectors. Where columns are not channels, the channels' numbers are worked out in
+an array `folded` (rows of c) and then spread over `constants`; elsewhere the two are one array.
 
 `spans` = (span, copies, period) says which columns are a channel's: `span` neighbours in each of
-`copies` samples, `period` columns apart. For planes it is (1, 1, 0): the channel itself.
+`copies` samples, `period` columns apart. (1, 1, 0) is the channel itself.
 """
 
 from __future__ import annotations
 
 from nbnorm.jit.options import inlined
 
-# Rows of `constants`. y = (x - head) scale + shift; the others belong to the gradients.
-HEAD, SCALE, SHIFT, DY_SCALE, X_SCALE, OFFSET = range(6)
+# Rows of `constants`: y = (x - head) scale + shift, and those of the gradients (gradients.py).
+HEAD, SCALE, SHIFT = range(3)
+DY_SCALE, INV_STD, XH_SCALE, OFFSET = range(3, 7)
 
 # Rows down which the sums of one vector of columns stay in registers. Carrying them to float64
 # costs as much as summing 5 rows, which from 16 rows on is hidden behind memory; 32 rows keep more
@@ -36,22 +38,31 @@ BLOCK_ROWS = 16
 
 
 @inlined
-def spread(row, value, channel, spans):
-    """Writes a channel's number wherever the channel has a column."""
+def spread(constants, folded, first_row, last_row, spans):
+    """Writes the channels' numbers in some rows of `folded` to all columns of each channel."""
     span, copies, period = spans
-    for copy in range(copies):
-        first = copy * period + channel * span
-        for j in range(first, first + span):
-            row[j] = value
+    if span == 1 and copies == 1:  # then they are one array
+        return
+    for row in range(first_row, last_row):
+        for copy in range(copies):
+            j = copy * period
+            for channel in range(folded.shape[1]):
+                for _ in range(span):
+                    constants[row, j] = folded[row, channel]
+                    j += 1
 
 
 @inlined
-def gathered(row, channel, spans):
-    """The sum over the columns of a channel."""
+def gather(sums, c, spans):
+    """Adds up the columns of each channel: the sum of channel k comes to stand in column k."""
     span, copies, period = spans
-    result = 0.0
-    for copy in range(copies):
-        first = copy * period + channel * span
-        for j in range(first, first + span):
-            result += row[j]
-    return result
+    if span == 1 and copies == 1:
+        return
+    for i in range(2):
+        for channel in range(c):  # column `channel` has been added up already, or is now
+            result = 0.0
+            for copy in range(copies):
+                first = copy * period + channel * span
+                for j in range(first, first + span):
+                    result += sums[i, j]
+            sums[i, channel] = result

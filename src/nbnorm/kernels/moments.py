@@ -4,7 +4,7 @@ Sums of ``x`` and ``x^2`` lose everything when the mean is large, so a kernel su
 
     S = sum(x - p)    and    Q = sum((x - p)^2)
 
-for a pivot p, a rough mean taken from four values of the channel; then mean = p + S / m and
+for a pivot p, the median of three values of the channel; then mean = p + S / m and
 sum((x - mean)^2) = Q - S^2 / m, where the subtraction costs nothing unless p is more than a few
 standard deviations off. `settle` notices when it is: the pivot moves to the mean just found and
 the channel is summed again. What still fails (squares beyond float32's range, above all) is summed
@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 
 from nbnorm.jit.options import inlined, worker
-from nbnorm.kernels.layout import HEAD, gathered, spread
-from nbnorm.kernels.normalize import fold_channel
+from nbnorm.kernels.layout import HEAD, SHIFT, gather, spread
+from nbnorm.kernels.normalize import fold, inverse_deviation
 from nbnorm.kernels.sums import add_slices
 
 # A pivot four standard deviations off is good enough: the squares are then 17 times the variance,
-# and so is their rounding error. Four random values are never that far off.
+# and so is their rounding error. Two random values out of three are hardly ever that far off.
 PIVOT_TOLERANCE = 16.0
 
 # Mean squares below this lose digits to float32's underflow.
@@ -29,15 +29,18 @@ SMALLEST_SQUARE = 1e-30
 
 
 @inlined
-def place_pivot(constants, x, channel, spans, shape):
-    """Makes the mean of four values of a channel its pivot: equal to them if they are equal."""
+def place_pivot(folded, x, channel, shape):
+    """Makes the median of three values of a channel its pivot.
+
+    Equal to them if they are equal, so that a constant channel has no deviations at all; and not
+    led astray by a single outlier.
+    """
     n, c, s = shape
-    first = x[channel * s]
-    rest = first - first
-    for i in range(1, 4):
-        rest += x[((i * n // 4) * c + channel) * s + i * s // 4] - first
-    pivot = float(first + rest / 4)
-    spread(constants[HEAD], pivot if math.isfinite(pivot) else 0.0, channel, spans)
+    low = x[channel * s]
+    middle = x[(n // 3 * c + channel) * s + s // 3]
+    high = x[(2 * n // 3 * c + channel) * s + 2 * s // 3]
+    pivot = max(min(low, middle), min(max(low, middle), high))
+    folded[HEAD, channel] = pivot if math.isfinite(pivot) else 0.0
 
 
 @inlined
@@ -64,65 +67,79 @@ def exact_moments(x, channel, shape):
 
 
 @inlined
-def settle(
-    statistics, constants, sums, x, parameters, channels, spans, eps, ddof, attempt, shape
-):
-    """Turns S and Q of some channels into their statistics and constants, where they are good.
+def settle(statistics, folded, sums, x, parameters, first, last, eps, ddof, attempt, shape):
+    """Turns S and Q of the channels first..last-1 into their statistics, where they are good.
 
     statistics  (3, c) mean, var, inv_std, written
-    constants   (>= 3, stride) the pivot as head, then head, scale and shift, written
-    sums        (2, stride) S and Q about the pivot
+    folded      (>= 3, c) the pivot as head, then head, scale and shift, written
+    sums        (2, >= c) S and Q about the pivot
     parameters  (2, c) gamma, beta
-    channels    (first, last)
 
     Returns how many channels are to be summed again, their pivots having moved.
     """
     m = shape[0] * shape[2]
-    smallest = SMALLEST_SQUARE if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
-    moved = 0
-    for channel in range(channels[0], channels[1]):
-        total_s = gathered(sums[0], channel, spans)
-        total_q = gathered(sums[1], channel, spans)
+    smallest = SMALLEST_SQUARE * m if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
+    doubtful = 0
+    for channel in range(first, last):
+        total_s, total_q = sums[0, channel], sums[1, channel]
         offset = total_s / m
-        mean = constants[HEAD, channel * spans[0]] + offset
         m2 = total_q - total_s * offset
-        if not math.isfinite(m2) or total_q < m * smallest:
-            mean, m2 = exact_moments(x, channel, shape)
-        elif total_s * offset > PIVOT_TOLERANCE * m2:
-            if attempt == 0:
-                spread(constants[HEAD], mean, channel, spans)
-                moved += 1
-                continue
-            mean, m2 = exact_moments(x, channel, shape)
+        # Written so that NaN and inf are doubtful too.
+        good = total_s * offset <= PIVOT_TOLERANCE * m2 < math.inf and total_q >= smallest
+        doubtful += 0 if good else 1
         var = max(m2, 0.0) / (m - ddof)
-        inv_std = inverse_deviation(var, eps)
-        statistics[0, channel] = mean
+        statistics[0, channel] = folded[HEAD, channel] + offset
         statistics[1, channel] = var
-        statistics[2, channel] = inv_std
-        fold_channel(
-            constants, channel, mean, inv_std, parameters[0, channel], parameters[1, channel], spans
-        )
+        statistics[2, channel] = inverse_deviation(var, eps)
+    moved = 0
+    if doubtful > 0:
+        moved = _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape)
+    fold(folded, statistics, parameters, first, last)
     return moved
 
 
 @inlined
-def inverse_deviation(var, eps):
-    """1 / sqrt(var + eps), and 0 where a channel does not vary and eps is 0."""
-    return 1.0 / math.sqrt(var + eps) if var + eps != 0.0 else 0.0
+def _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape):
+    """The channels that `settle` found doubtful: a pivot to be moved, or summed exactly."""
+    m = shape[0] * shape[2]
+    smallest = SMALLEST_SQUARE * m if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
+    moved = 0
+    for channel in range(first, last):
+        total_s, total_q = sums[0, channel], sums[1, channel]
+        offset = total_s / m
+        m2 = total_q - total_s * offset
+        finite = math.isfinite(m2) and total_q >= smallest
+        if finite and total_s * offset <= PIVOT_TOLERANCE * m2:
+            continue
+        if finite and attempt == 0:  # the mean just found is the next head, and pivot
+            moved += 1
+            continue
+        mean, m2 = exact_moments(x, channel, shape)
+        var = max(m2, 0.0) / (m - ddof)
+        statistics[0, channel] = mean
+        statistics[1, channel] = var
+        statistics[2, channel] = inverse_deviation(var, eps)
+    return moved
 
 
 @worker
-def place_pivots(constants, x, spans, shape):
+def place_pivots(constants, folded, x, spans, shape):
     """A first pivot for every channel, before its slices are summed."""
     for channel in range(shape[1]):
-        place_pivot(constants, x, channel, spans, shape)
+        place_pivot(folded, x, channel, shape)
+    spread(constants, folded, HEAD, HEAD + 1, spans)
 
 
 @worker
-def settle_slices(statistics, constants, sums, x, parameters, spans, eps, ddof, attempt, shape):
+def settle_slices(
+    statistics, constants, folded, sums, x, parameters, spans, eps, ddof, attempt, shape
+):
     """`settle` for all channels, from the sums (slices, 2, stride) of their slices."""
+    c = shape[1]
     add_slices(sums)
-    return settle(
-        statistics, constants, sums[0], x, parameters, (0, shape[1]), spans, eps, ddof, attempt,
-        shape,
-    )  # fmt: skip
+    gather(sums[0], c, spans)
+    moved = settle(
+        statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape
+    )
+    spread(constants, folded, HEAD, SHIFT + 1, spans)
+    return moved

@@ -12,6 +12,8 @@ One subtraction, one fma, in a loop that waits for memory; a constant channel is
 
 from __future__ import annotations
 
+import math
+
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import (
     fma,
@@ -28,23 +30,36 @@ from nbnorm.kernels.layout import BLOCK_ROWS, HEAD, SCALE, SHIFT, spread
 
 
 @inlined
-def fold_channel(constants, channel, mean, inv_std, gamma, beta, spans):
-    """Writes a channel's head, scale and shift to `constants`."""
-    spread(constants[HEAD], mean, channel, spans)
-    tail = mean - constants[HEAD, channel * spans[0]]
-    scale = gamma * inv_std
-    spread(constants[SCALE], scale, channel, spans)
-    spread(constants[SHIFT], beta - tail * scale, channel, spans)
+def inverse_deviation(var, eps):
+    """1 / sqrt(var + eps), and 0 where a channel does not vary and eps is 0."""
+    return 1.0 / math.sqrt(var + eps) if var + eps != 0.0 else 0.0
+
+
+@inlined
+def fold(folded, statistics, parameters, first, last):
+    """Writes head, scale and shift of the channels first..last-1 to `folded`."""
+    for channel in range(first, last):
+        mean = statistics[0, channel]
+        folded[HEAD, channel] = mean
+        tail = mean - folded[HEAD, channel]
+        scale = parameters[0, channel] * statistics[2, channel]
+        folded[SCALE, channel] = scale
+        folded[SHIFT, channel] = parameters[1, channel] - tail * scale
 
 
 @worker
-def fold_channels(constants, mean, inv_std, parameters, spans):
-    """`fold_channel` for all channels of given statistics (c,) and parameters (2, c)."""
-    for channel in range(mean.size):
-        fold_channel(
-            constants, channel, mean[channel], inv_std[channel], parameters[0, channel],
-            parameters[1, channel], spans,
-        )  # fmt: skip
+def fold_given(constants, folded, statistics, parameters, eps, spans):
+    """inv_std and constants of all channels from a mean and variance that were given.
+
+    constants   (>= 3, stride), folded (>= 3, c): head, scale and shift, written
+    statistics  (3, c): mean and var; inv_std, written
+    parameters  (2, c): gamma, beta
+    """
+    c = statistics.shape[1]
+    for channel in range(c):
+        statistics[2, channel] = inverse_deviation(statistics[1, channel], eps)
+    fold(folded, statistics, parameters, 0, c)
+    spread(constants, folded, HEAD, SHIFT + 1, spans)
 
 
 @inlined
