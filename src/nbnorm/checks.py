@@ -72,12 +72,17 @@ def like(
         raise wrong_value(function, name, value, f"shape {shape}")
 
 
+# How many candidates NumPy may try before an overlap counts as too hard to tell (NumPy's stubs
+# know only two special values).
+_MOST_WORK: Any = 10_000
+
+
 def overlaps(a: Array, b: Array) -> bool:
     """Whether two arrays share memory, or might where it is too hard to tell."""
     if not np.may_share_memory(a, b):
         return False
     try:
-        return bool(np.shares_memory(a, b, max_work=10_000))
+        return bool(np.shares_memory(a, b, max_work=_MOST_WORK))
     except np.exceptions.TooHardError:
         return True
 
@@ -140,9 +145,7 @@ def destination(
     return out
 
 
-def needs(
-    function: str, wanted: Iterable[str] | None, fields: tuple[str, ...]
-) -> frozenset[str]:
+def needs(function: str, wanted: Iterable[str] | None, fields: tuple[str, ...]) -> frozenset[str]:
     """The names of the gradients wanted, all of them for None."""
     if wanted is None:
         return frozenset(fields)

@@ -14,7 +14,6 @@ from nbnorm.functional.activation import Activation, resolve_activation
 from nbnorm.functional.layout import Layout, flat, in_place, layout_of, like
 from nbnorm.functional.plan import Plan, elementwise_plan, training_plan
 from nbnorm.functional.scratch import ALIGNMENT, address, scratch
-from nbnorm.jit.target import last_level_cache_bytes
 from nbnorm.jit.threads import run
 from nbnorm.kernels import batch_norm as fused
 from nbnorm.kernels import gradients, moments, normalize, sums
@@ -57,7 +56,7 @@ class BatchNormContext(NamedTuple):
     beta: Array | None
     residual: Array | None
     statistics: Array
-    count: int
+    count: int  # type: ignore[assignment]  # not tuple.count
     axes: tuple[int, ...]
     ddof: int
     activation: Any
@@ -467,18 +466,13 @@ def _deliver(written: Array, out: Array | None, layout: Layout) -> None:
 
 
 def _streams(written: Array | None, plan: Plan) -> bool:
-    """Whether to write past the caches: where the output alone would fill the last of them."""
-    if written is None or written.nbytes < _stream_from():
+    """Whether to write past the caches; columns can be so only on cache lines throughout."""
+    if written is None or not plan.streamed:
         return False
     if not plan.columns:
         return True
-    return (
-        address(written) % ALIGNMENT == 0 and plan.row_length * written.itemsize % ALIGNMENT == 0
-    )
-
-
-def _stream_from() -> int:
-    return last_level_cache_bytes() // 2
+    row_bytes = plan.row_length * written.itemsize
+    return address(written) % ALIGNMENT == 0 and row_bytes % ALIGNMENT == 0
 
 
 def _sum_slices(
@@ -539,7 +533,7 @@ def _apply_statistics(
     residual: Array | None,
     out: Array | None,
 ) -> Array:
-    """y from the mean and variance in `kept`, where inv_std is added."""
+    """Y from the mean and variance in `kept`, where inv_std is added."""
     y, written = _output(out, x, layout)
     if x.size:
         c = layout.shape[1]

@@ -37,7 +37,7 @@ def layout_of(sizes: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int,
     which costs one copy.
     """
     ndim = len(sizes)
-    order = tuple(sorted(range(ndim), key=lambda a: (-abs(strides[a]) if sizes[a] > 1 else 0)))
+    order = tuple(sorted(range(ndim), key=lambda a: -abs(strides[a]) if sizes[a] > 1 else 0))
     if all(sizes[a] == 1 or strides[a] > 0 for a in range(ndim)):
         order = _with_single_axes_at_home(order, sizes)
     places = [order.index(axis) for axis in axes]

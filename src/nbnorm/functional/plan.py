@@ -7,6 +7,7 @@ the partial sums, and so the last bits, are the same on one thread and on many.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 from nbnorm.jit import target
@@ -18,10 +19,20 @@ LARGEST_TILE_BYTES = 512 << 10
 
 # Arrays that fit the last cache together are summed whole and then written whole: two sweeps in
 # memory order at that cache's speed beat tiles, which jump from sample to sample (336 against 457
-# us for (32, 128, 28, 28)). Beyond it the second look at a tile saves a sweep of memory. Small
+# us for (32, 128, 28, 28)), and the output stays there for its reader. Beyond it the second look
+# at a tile saves a sweep of memory, and streaming stores save reading what is overwritten. Small
 # arrays are in the second cache anyway, and one kernel is the cheapest to call.
 SECOND_CACHE_BYTES = 1 << 20
 LAST_CACHE_BYTES = 32 << 20
+
+# Addresses that far apart share a set of the second cache, and so do the rows of a block of columns
+# if their length is a power of two: of (256, 1024), 16 rows meet in each set, as many as it holds,
+# and the second look at the block finds nothing.
+SECOND_CACHE_PERIOD = 64 << 10
+MOST_LINES = 5
+
+# Planes shorter than this are written in memory order whatever the size, and never streamed.
+SHORT_PLANE_BYTES = 1024
 
 # Planes shorter than this part of a vector are columns.
 SHORTEST_PLANE = 4
@@ -29,7 +40,13 @@ SHORTEST_PLANE = 4
 # With fewer channels than this, tiles of channels would leave threads idle.
 FEW_CHANNELS = 8
 
+# The sums of a slice are as long as a row; more slices than these would cost more to add up than
+# the balance of tiles is worth.
 MOST_SLICES = 64
+SHORTEST_SLICE = 1 << 14
+
+# Values in a tile of a kernel that writes planes.
+PIECE = 1 << 15
 
 # Below this many values a kernel runs on the calling thread: waking the others costs up to 100 us
 # when they have slept, which is about the time one thread needs.
@@ -48,6 +65,7 @@ class Plan(NamedTuple):
     row_length  columns
     pieces      tiles of the kernel that writes, where sliced
     parallel    whether it is worth more than one thread
+    streamed    whether to write past the caches, alignment permitting
     """
 
     columns: bool
@@ -59,76 +77,110 @@ class Plan(NamedTuple):
     row_length: int
     pieces: int
     parallel: bool
+    streamed: bool
 
 
 @functools.lru_cache(maxsize=4096)
 def training_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Plan:
     """The plan for kernels that sum over the batch and go through so many arrays of its size."""
     n, c, s = shape
-    lanes = lane_count(itemsize)
     size = n * c * s * itemsize
-    if s < lanes // SHORTEST_PLANE:
+    if _is_columns(s, itemsize):
+        lanes = lane_count(itemsize)
         vector_bytes = n * lanes * itemsize
-        if s == 1 and vector_bytes <= LARGEST_TILE_BYTES and (c >= 4 * lanes or c % lanes == 0):
-            width = lanes * max(1, TILE_BYTES // vector_bytes)
+        if s == 1 and vector_bytes <= TILE_BYTES and _lines_in_a_set(n, c * itemsize) <= MOST_LINES:
+            width = lanes * (TILE_BYTES // vector_bytes)
             if c > width or size <= TILE_BYTES:
-                return _fused(shape, True, width, lanes)
-        return _sliced_columns(shape, itemsize)
-    in_last_cache = SECOND_CACHE_BYTES < size and arrays * size <= LAST_CACHE_BYTES
-    if in_last_cache or (c < FEW_CHANNELS and size > SECOND_CACHE_BYTES):
-        return _sliced_planes(shape)
-    return _fused(shape, False, max(1, LARGEST_TILE_BYTES // (n * s * itemsize)), lanes)
+                return _fused(shape, itemsize, arrays, width)
+        return _sliced_columns(shape, itemsize, arrays)
+    in_order = arrays * size <= LAST_CACHE_BYTES or s * itemsize < SHORT_PLANE_BYTES
+    if size > SECOND_CACHE_BYTES and (in_order or c < FEW_CHANNELS):
+        return _sliced_planes(shape, itemsize, arrays)
+    return _fused(shape, itemsize, arrays, max(1, LARGEST_TILE_BYTES // (n * s * itemsize)))
 
 
 @functools.lru_cache(maxsize=4096)
 def elementwise_plan(shape: tuple[int, int, int], itemsize: int) -> Plan:
     """The plan for kernels that only write, each channel's constants being known."""
-    if shape[2] < lane_count(itemsize) // SHORTEST_PLANE:
-        return _sliced_columns(shape, itemsize)
-    return _sliced_planes(shape)
+    sliced = _sliced_columns if _is_columns(shape[2], itemsize) else _sliced_planes
+    return sliced(shape, itemsize, 2)
 
 
-def _fused(shape: tuple[int, int, int], columns: bool, width: int, lanes: int) -> Plan:
-    n, c, s = shape
-    stride = -(-c // lanes) * lanes if columns else c
-    parallel = n * c * s >= PARALLEL_FROM
-    return Plan(columns, True, -(-c // width), width, (1, 1, 0), stride, c, 0, parallel)
+def _is_columns(s: int, itemsize: int) -> bool:
+    return s < lane_count(itemsize) // SHORTEST_PLANE
 
 
-def _sliced_planes(shape: tuple[int, int, int]) -> Plan:
-    n, c, s = shape
-    m = n * s
-    slices = max(1, min(MOST_SLICES // c, m >> 14))
-    size = 1 << 15
-    pieces = -(-c * m // size)
+def _is_streamed(shape: tuple[int, int, int], itemsize: int, arrays: int, run: int) -> bool:
+    """Whether the output is better written past the caches, in runs of so many values."""
+    size = math.prod(shape) * itemsize
+    return arrays * size > LAST_CACHE_BYTES and run * itemsize >= SHORT_PLANE_BYTES
+
+
+def _lines_in_a_set(rows: int, row_bytes: int) -> int:
+    """Rows of a block of columns whose lines meet in one set of the second cache."""
+    return -(-rows * math.gcd(row_bytes, SECOND_CACHE_PERIOD) // SECOND_CACHE_PERIOD)
+
+
+def _fused(shape: tuple[int, int, int], itemsize: int, arrays: int, width: int) -> Plan:
+    _, c, s = shape
+    columns = _is_columns(s, itemsize)
+    lanes = lane_count(itemsize)
     return Plan(
-        False, False, slices, size, (1, 1, 0), c, 0, pieces, n * c * s >= PARALLEL_FROM
+        columns=columns,
+        fused=True,
+        tiles=-(-c // width),
+        width=width,
+        spans=(1, 1, 0),
+        stride=-(-c // lanes) * lanes if columns else c,
+        row_length=c,
+        pieces=0,
+        parallel=math.prod(shape) >= PARALLEL_FROM,
+        streamed=_is_streamed(shape, itemsize, arrays, c if columns else s),
     )
 
 
-def _sliced_columns(shape: tuple[int, int, int], itemsize: int) -> Plan:
+def _sliced_planes(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Plan:
+    n, c, s = shape
+    width = max(1, PIECE // s) * s if s < PIECE else PIECE
+    return Plan(
+        columns=False,
+        fused=False,
+        tiles=max(1, min(MOST_SLICES // c, n * s // SHORTEST_SLICE)),
+        width=width,
+        spans=(1, 1, 0),
+        stride=c,
+        row_length=0,
+        pieces=-(-math.prod(shape) // width),
+        parallel=math.prod(shape) >= PARALLEL_FROM,
+        streamed=_is_streamed(shape, itemsize, arrays, s),
+    )
+
+
+def _sliced_columns(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Plan:
     n, c, s = shape
     lanes = lane_count(itemsize)
-    copies = _copies(n, c * s, itemsize, lanes)
+    copies = _copies(n, c * s, itemsize)
     row_length = copies * c * s
-    rows = max(1, n // copies)
-    height = max(64, -(-rows // MOST_SLICES), TILE_BYTES // (row_length * itemsize))
-    tiles = -(-rows // height)
+    rows = n // copies
+    height = max(16, -(-rows // MOST_SLICES), TILE_BYTES // (row_length * itemsize))
+    tiles = max(1, -(-rows // height))
     return Plan(
-        True,
-        False,
-        tiles,
-        height,
-        (s, copies, c * s),
-        -(-row_length // lanes) * lanes,
-        row_length,
-        tiles,
-        n * c * s >= PARALLEL_FROM,
+        columns=True,
+        fused=False,
+        tiles=tiles,
+        width=height,
+        spans=(s, copies, c * s),
+        stride=-(-row_length // lanes) * lanes,
+        row_length=row_length,
+        pieces=tiles,
+        parallel=math.prod(shape) >= PARALLEL_FROM,
+        streamed=_is_streamed(shape, itemsize, arrays, row_length),
     )
 
 
-def _copies(n: int, columns: int, itemsize: int, lanes: int) -> int:
+def _copies(n: int, columns: int, itemsize: int) -> int:
     """Samples to join into a row so that few lanes stay empty and rows begin at a cache line."""
+    lanes = lane_count(itemsize)
     for copies in range(1, min(n, lanes) + 1):
         length = copies * columns
         empty = -length % lanes

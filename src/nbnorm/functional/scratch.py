@@ -34,10 +34,10 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 class Recycled:
     """Memory of large results that their users have dropped, kept for the next large result.
 
-    The C library gives memory of 32 MiB and more back to the system at once, and a new array of
-    that size then costs more in page faults than any kernel here: batch norm of 100 MB took 8.6 ms
-    into a new array and 4.1 ms into a used one. A training loop drops its results in every step,
-    so they are used again. At most `limit` bytes are kept.
+    The C library gives large pieces of memory back to the system, and a new array then costs more
+    in page faults than any kernel here: batch norm of 100 MB took 8.6 ms into a new array and 4.1
+    ms into a used one. A training loop drops its results in every step, so they are used again.
+    At most `limit` bytes are kept.
 
     An array's memory comes back when the array and all its views are gone: they hold, as their
     base, a `_Lease` that hands it back when it dies.
@@ -51,8 +51,8 @@ class Recycled:
     def take(self, nbytes: int) -> Array:
         """An array of bytes of any content, as long as asked for."""
         with self._lock:
-            for i, memory in enumerate(self._free):
-                if nbytes <= memory.nbytes <= nbytes + nbytes // 8:
+            for i in reversed(range(len(self._free))):  # the last one used is still in cache
+                if nbytes <= self._free[i].nbytes <= nbytes + nbytes // 8:
                     return _Lease(self._free.pop(i), self).array()[:nbytes]
         return _Lease(np.empty(nbytes, np.uint8), self).array()
 
@@ -84,7 +84,7 @@ class _Lease:
         self._owner.give_back(self._memory)
 
 
-RECYCLED_FROM = 32 << 20
+RECYCLED_FROM = 1 << 20
 
 recycled = Recycled(limit=512 << 20)
 

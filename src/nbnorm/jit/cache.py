@@ -3,71 +3,211 @@
 Numba's own cache asks whether the file that holds a function has changed, and nothing else: an
 edited helper, intrinsic or option in another file leaves the old machine code in use. Here the
 folder is named after the content of *every* module of the package, and each entry after all that
-decides its machine code: function, options, argument types, processor. An entry carries its own
-digest, so a truncated or damaged file is compiled again like a missing one, and entries are moved
-into place whole, so processes that start together can share a folder.
+decides its machine code: function, options, argument types, processor, Numba's settings. A process
+whose modules are edited while it runs neither reads nor writes: what it imported is in no file any
+more.
+
+An entry carries its own digest, so a truncated or damaged file is compiled again like a missing
+one, and entries are moved into place whole, so processes that start together can share a folder.
+Folders that no process has used for `KEPT_DAYS` are removed.
 
 Environment variables: ``NBNORM_CACHE=0`` turns the cache off; ``NUMBA_CACHE_DIR`` moves it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import pickle
+import re
+import shutil
 import sys
-import tempfile
+import time
+import uuid
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
+import llvmlite
 import numba
+import numpy as np
 from numba.core import config
+from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.misc.appdirs import user_cache_dir
 
+KEPT_DAYS = 30
+
 _PACKAGE = Path(__file__).parent.parent
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
+# Numba's settings that change machine code; the processor's are part of the target's own key.
+_SETTINGS = (
+    "BOUNDSCHECK",
+    "DEBUG_NRT",
+    "DEBUGINFO_DEFAULT",
+    "ENABLE_PROFILING",
+    "EXTEND_VARIABLE_LIFETIMES",
+    "LLVM_REFPRUNE_PASS",
+    "LOOP_VECTORIZE",
+    "OPT",
+    "SLP_VECTORIZE",
+)
+
+
+# --- the sources ----------------------------------------------------------------------------
+
+
+def _sources(folder: str) -> dict[str, tuple[int, ...]]:
+    """Every module of the package, with what the file system changes when somebody edits it."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                found.update(_sources(entry.path))
+            elif entry.name.endswith(".py"):
+                status = entry.stat()
+                found[entry.path] = (
+                    status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
+                )  # fmt: skip
+    return found
+
+
+def _sources_or_none() -> dict[str, tuple[int, ...]] | None:
+    """`_sources`; None for a package in a zip file, or one whose files cannot be read."""
+    try:
+        found = _sources(str(_PACKAGE))
+    except OSError:
+        return None
+    return found if str(_PACKAGE / "jit" / "cache.py") in found else None
+
+
+# Noted before any module with compiled code is read: see __init__.py of this folder.
+_IMPORTED = _sources_or_none()
+
+
+def _edited() -> bool:
+    return _sources_or_none() != _IMPORTED
+
+
+# --- the folder -----------------------------------------------------------------------------
+
+
+class _Problem:
+    """Why nothing can be kept on disk; told once."""
+
+    known = False
+
+    def __call__(self, problem: str) -> None:
+        if not self.known:
+            self.known = True
+            warnings.warn(
+                f"nbnorm cannot keep compiled code on disk, so that every process will compile "
+                f"anew: {problem}. NUMBA_CACHE_DIR names another folder, NBNORM_CACHE=0 silences "
+                "this.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+_problem = _Problem()
+
+
+def is_enabled() -> bool:
+    """Whether compiled code is to be kept on disk: not under ``NBNORM_CACHE=0``."""
+    return os.environ.get("NBNORM_CACHE", "1").lower() not in ("0", "false", "no", "off")
+
+
+def cache_root() -> Path | None:
+    """The folder with a folder for each version of the sources; None if there is no place."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR).absolute()
+    root = Path(user_cache_dir("nbnorm", appauthor=False))
+    return root if root.is_absolute() else None  # "~": a user without a home
+
 
 @functools.cache
-def cache_folder() -> Path | None:
-    """Where compiled code is kept: one folder for each version of sources, Numba and Python.
-
-    None where ``NBNORM_CACHE=0``.
-    """
-    if os.environ.get("NBNORM_CACHE", "1") == "0":
+def _version() -> str | None:
+    """The name of the folder for these sources, this Numba and this Python."""
+    if _IMPORTED is None:
         return None
-    digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
-    for source in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(str(source.relative_to(_PACKAGE)).encode())
-        digest.update(source.read_bytes())
-    root = Path(config.CACHE_DIR or user_cache_dir("nbnorm", appauthor=False))
-    return root / f"nbnorm-{digest.hexdigest()[:16]}"
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    digest = hashlib.sha256(repr(versions).encode())
+    try:
+        for name in sorted(_IMPORTED):
+            source = Path(name).read_bytes()
+            digest.update(f"{Path(name).relative_to(_PACKAGE).as_posix()} {len(source)}\n".encode())
+            digest.update(source)
+    except OSError:
+        return None
+    return f"nbnorm-{digest.hexdigest()[:16]}"
 
 
-class PackageCache:
+def cache_folder() -> Path | None:
+    """Where compiled code is kept, existing or not; None where it cannot or is not to be."""
+    root, version = cache_root(), _version()
+    if not is_enabled() or root is None or version is None:
+        return None
+    return root / version
+
+
+def _usable_folder() -> Path | None:
+    """`cache_folder`, for an entry to be read or written now; warns where there is no place."""
+    if not is_enabled() or _edited():
+        return None
+    folder = cache_folder()
+    if folder is None:
+        _problem("there is no home folder" if cache_root() is None else "its sources are not files")
+    return folder
+
+
+def _remove_old(root: Path) -> None:
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    with contextlib.suppress(OSError):
+        for folder in root.iterdir():
+            if re.fullmatch("nbnorm-[0-9a-f]{16}", folder.name) and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _mark_used(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+
+
+# --- entries --------------------------------------------------------------------------------
+
+
+class PackageCache(NullCache):
     """The compiled variants of one function on disk, as Numba's dispatchers expect a cache."""
 
-    def __init__(self, function: FunctionType, options: dict[str, Any]) -> None:
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        if function.__closure__:
+            raise TypeError(f"{function.__qualname__} is a closure: two would share an entry")
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._options = repr(sorted(options.items()))
 
     @property
     def cache_path(self) -> str | None:
+        """The folder, as `Dispatcher.stats` shows it."""
         folder = cache_folder()
         return None if folder is None else str(folder)
 
+    def _file_name(self, end: str) -> str:
+        return f"{self._name.rpartition('.')[2]}-{end}.bin"
+
     def _entry(self, folder: Path, arguments: Any, codegen: Any) -> Path:
-        key = f"{self._name} {self._options} {arguments} {codegen.magic_tuple()}"
-        digest = hashlib.sha256(key.encode()).hexdigest()[:24]
-        return folder / f"{self._name.rpartition('.')[2]}-{digest}.bin"
+        settings = [getattr(config, name, None) for name in _SETTINGS]
+        key = (self._name, self._options, str(arguments), codegen.magic_tuple(), settings)
+        return folder / self._file_name(hashlib.sha256(repr(key).encode()).hexdigest()[:24])
 
     def load_overload(self, arguments: Any, target_context: Any) -> Any:
         """The compiled variant for these argument types, or None."""
-        folder = cache_folder()
+        folder = _usable_folder()
         if folder is None:
             return None
         target_context.refresh()
@@ -78,35 +218,46 @@ class PackageCache:
         digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
             return None
-        # Imported here, as Numba does: unpickling is the one part of pickle that is needed.
-        import pickle
-
+        _mark_used(folder)
         return CompileResult._rebuild(target_context, *pickle.loads(payload))
 
     def save_overload(self, arguments: Any, result: Any) -> None:
         """Keeps a variant for the processes to come; warns once where that is impossible."""
-        folder = cache_folder()
-        if folder is None or _unwritable:
+        # Code that holds addresses of this process is of no use to another.
+        if _problem.known or result.library.has_dynamic_globals:
+            return
+        folder = _usable_folder()
+        if folder is None:
             return
         payload = dumps(result._reduce())
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                try:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                    file.close()
-                    os.replace(file.name, self._entry(folder, arguments, result.codegen))
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-        except OSError as error:
-            _unwritable.append(folder)
-            warnings.warn(
-                f"nbnorm cannot keep compiled code in {folder} ({error}); every process will "
-                "compile anew. NUMBA_CACHE_DIR names another folder, NBNORM_CACHE=0 silences this.",
-                RuntimeWarning,
-                stacklevel=2,
+            if not folder.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                _remove_old(folder.parent)
+            _replace(
+                self._entry(folder, arguments, result.codegen),
+                hashlib.sha256(payload).digest() + payload,
             )
+        except OSError as error:
+            _problem(f"{error} in {folder}")
+
+    def flush(self) -> None:
+        """Removes all variants, as `Dispatcher.recompile` asks for."""
+        folder = _usable_folder()
+        if folder is not None:
+            for entry in folder.glob(self._file_name("*")):
+                with contextlib.suppress(OSError):
+                    entry.unlink()
 
 
-_unwritable: list[Path] = []
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file that others see whole or not at all."""
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        # Windows replaces no file that is being read: another process has written the entry.
+        if not (os.name == "nt" and isinstance(error, PermissionError) and path.exists()):
+            raise

@@ -12,13 +12,15 @@ on every operation and turn ``(x - head) - tail`` into ``x - (head + tail)``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from numba import prange
 from numba.core import config
 
 from nbnorm.jit.cache import PackageCache
+
+__all__ = ["driver", "inlined", "prange", "worker"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -29,8 +31,10 @@ def _compiled_and_cached(function: Function, options: dict[str, Any]) -> Functio
     if config.DISABLE_JIT:
         return function
     dispatcher = numba.njit(**options)(function)
-    dispatcher._cache = PackageCache(function, options)
-    return dispatcher  # type: ignore[no-any-return]
+    # The cache watches the sources of this package and no others.
+    if function.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        dispatcher._cache = PackageCache(function, options)
+    return cast(Function, dispatcher)
 
 
 def worker(function: Function) -> Function:
@@ -45,4 +49,4 @@ def driver(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """A function that only compiled code calls, inlined there by LLVM."""
-    return numba.njit(**_COMMON, forceinline=True)(function)  # type: ignore[no-any-return]
+    return cast(Function, numba.njit(**_COMMON, forceinline=True)(function))

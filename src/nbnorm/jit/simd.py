@@ -10,81 +10,68 @@ the loop is still written once:
         total = total + load(x, i)
 
 Vectors add, subtract, multiply, divide and compare with the ordinary operators; a comparison is a
-mask for `select`. Arrays are one-dimensional and contiguous; indices are elements and are not
-checked. Arithmetic is IEEE's, in the order written: no flag lets the compiler reassociate it.
+mask for `select`. Arithmetic is IEEE's, in the order written: no flag lets the compiler
+reassociate it. Arrays are one-dimensional and contiguous, of float32 or float64: the compiler
+refuses others. Indices are elements and are not checked.
 
-Every operation is a function of NumPy first (its *twin*, a vector being an array of its lanes)
-and a piece of LLVM second. Under ``NUMBA_DISABLE_JIT=1`` the twins run, and raise `IndexError`
-where compiled code would have read or written beyond an array.
+Every operation is a function of NumPy first (its *twin*, above it) and a piece of LLVM second.
+Under ``NUMBA_DISABLE_JIT=1`` the twins run, and raise `IndexError` where compiled code would have
+read or written beyond an array. Both give the same bits, but for `fma`.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, config, types
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.core import cgutils, types
+from numba.core.errors import TypingError
 
 from nbnorm.jit import target
+from nbnorm.jit.vectors import Vector, VectorType, as_vector, twin
 
 REGISTERS_PER_VECTOR = 4
 
 _INT32 = ir.IntType(32)
 
 
-class VectorType(types.Type):  # type: ignore[misc]
-    """`count` lanes of a Numba scalar type in registers."""
-
-    def __init__(self, dtype: Any, count: int) -> None:
-        self.dtype = dtype
-        self.count = count
-        super().__init__(name=f"vector({dtype}, {count})")
-
-
-@register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, vector: VectorType) -> None:
-        element = manager.lookup(vector.dtype).get_value_type()
-        super().__init__(manager, vector, ir.VectorType(element, vector.count))
-
-
-def twin(reference: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Declares an intrinsic whose meaning is the NumPy function `reference`."""
-
-    def declare(typing_function: Callable[..., Any]) -> Any:
-        if config.DISABLE_JIT:
-            return reference
-        compiled = intrinsic(typing_function)
-        compiled.__doc__ = reference.__doc__
-        return compiled
-
-    return declare
-
-
 # --- widths ---------------------------------------------------------------------------------
 
 
 def lane_count(itemsize: int) -> int:
+    """Lanes in a vector of elements of so many bytes."""
     return REGISTERS_PER_VECTOR * target.register_bytes() // itemsize
 
 
 def _vector_of(array: Any) -> VectorType:
+    """The type of a vector of the array's elements."""
+    _require(_is_flat(array), f"a contiguous float array of one dimension, not {array}")
     return VectorType(array.dtype, lane_count(array.dtype.bitwidth // 8))
 
 
+def _is_flat(array: Any) -> bool:
+    """Whether a pointer to the first element and an index find the others."""
+    return (
+        isinstance(array, types.Array)
+        and array.dtype in (types.float32, types.float64)
+        and (array.ndim, array.layout, array.aligned) == (1, "C", True)
+    )
+
+
+def _require(condition: bool, expected: str) -> None:
+    if not condition:
+        raise TypingError(f"nbnorm.jit.simd: expected {expected}")
+
+
 def _lanes(array: Any) -> int:
-    """Lanes in a vector of the array's elements, a constant in compiled code."""
     return lane_count(array.itemsize)
 
 
 @twin(_lanes)
 def lanes(typing_context, array):
-    count = lane_count(array.dtype.bitwidth // 8)
+    """Lanes in a vector of the array's elements, a constant in compiled code."""
+    count = _vector_of(array).count
 
     def generate(context, builder, sig, args):
         return ir.Constant(ir.IntType(types.intp.bitwidth), count)
@@ -136,29 +123,30 @@ def _suffix(vector: ir.VectorType) -> str:
 
 
 def _slice(array: Any, index: int, count: int) -> Any:
-    if index < 0 or index + count > array.size:
+    if index < 0 or count < 0 or index + count > array.size:
         raise IndexError(f"lanes [{index}, {index + count}) of an array of {array.size}")
     return array[index : index + count]
 
 
 def _load(array: Any, index: int) -> Any:
-    """The vector ``array[index : index + lanes(array)]``."""
-    return _slice(array, index, _lanes(array)).copy()
+    return as_vector(_slice(array, index, _lanes(array)).copy())
 
 
 @twin(_load)
 def load(typing_context, array, index):
+    """The vector ``array[index : index + lanes(array)]``."""
     vector = _vector_of(array)
 
     def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], *args, vector)
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
         return builder.load(pointer, align=_itemsize(vector))
 
     return vector(array, types.intp), generate
 
 
 def _load_part(array: Any, index: int, count: int, others: Any) -> Any:
-    """The vector of ``array[index : index + count]``; its further lanes are those of `others`."""
+    count = min(count, others.size)
+    _require_same_type(array, others)
     vector = others.copy()
     vector[:count] = _slice(array, index, count)
     return vector
@@ -166,7 +154,12 @@ def _load_part(array: Any, index: int, count: int, others: Any) -> Any:
 
 @twin(_load_part)
 def load_part(typing_context, array, index, count, others):
-    vector = others
+    """The vector of ``array[index : index + count]``; its further lanes are those of `others`.
+
+    A count beyond the lanes means all of them.
+    """
+    vector = _vector_of(array)
+    _require(others == vector, f"others of {vector}, not {others}")
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
@@ -180,16 +173,31 @@ def load_part(typing_context, array, index, count, others):
         align = ir.Constant(_INT32, _itemsize(vector))
         return builder.call(function, [pointer, align, mask, args[3]])
 
-    return vector(array, types.intp, types.intp, others), generate
+    return vector(array, types.intp, types.intp, vector), generate
+
+
+def _require_same_type(array: Any, vector: Any) -> None:
+    if array.dtype != vector.dtype:
+        raise TypeError(f"a vector of {vector.dtype} for an array of {array.dtype}")
+
+
+def _require_writable(array: Any, vector: Any) -> None:
+    """Refuses, when compiling, what would write beyond or beside the elements."""
+    expected = _vector_of(array)
+    _require(array.mutable, f"a writable array, not {array}")
+    _require(vector == expected, f"a {expected} for {array}, not {vector}")
 
 
 def _store(array: Any, index: int, vector: Any) -> None:
-    """Writes a vector to ``array[index : index + lanes]``."""
+    _require_same_type(array, vector)
     _slice(array, index, vector.size)[...] = vector
 
 
 @twin(_store)
 def store(typing_context, array, index, vector):
+    """Writes a vector to ``array[index : index + lanes]``."""
+    _require_writable(array, vector)
+
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
         builder.store(args[2], pointer, align=_itemsize(sig.args[2]))
@@ -199,12 +207,19 @@ def store(typing_context, array, index, vector):
 
 
 def _store_part(array: Any, index: int, vector: Any, count: int) -> None:
-    """Writes the first `count` lanes of a vector to ``array[index : index + count]``."""
+    count = min(count, vector.size)
+    _require_same_type(array, vector)
     _slice(array, index, count)[...] = vector[:count]
 
 
 @twin(_store_part)
 def store_part(typing_context, array, index, vector, count):
+    """Writes the first `count` lanes of a vector to ``array[index : index + count]``.
+
+    A count beyond the lanes means all of them.
+    """
+    _require_writable(array, vector)
+
     def generate(context, builder, sig, args):
         vector = sig.args[2]
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
@@ -221,7 +236,6 @@ def store_part(typing_context, array, index, vector, count):
 
 
 def _store_stream(array: Any, index: int, vector: Any) -> None:
-    """Writes a vector past the caches; the address must be a multiple of a register's bytes."""
     if (array.ctypes.data + index * array.itemsize) % target.register_bytes():
         raise IndexError(f"a streaming store to element {index} is not aligned")
     _store(array, index, vector)
@@ -229,6 +243,9 @@ def _store_stream(array: Any, index: int, vector: Any) -> None:
 
 @twin(_store_stream)
 def store_stream(typing_context, array, index, vector):
+    """Writes a vector past the caches; the address must be a multiple of a register's bytes."""
+    _require_writable(array, vector)
+
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
         written = builder.store(args[2], pointer, align=target.register_bytes())
@@ -240,13 +257,15 @@ def store_stream(typing_context, array, index, vector):
 
 
 def _misalignment(array: Any, index: int) -> int:
-    """Elements from ``array[index]`` on to the next address that `store_stream` may write to."""
     address = array.ctypes.data + index * array.itemsize
     return int(-address % target.register_bytes() // array.itemsize)
 
 
 @twin(_misalignment)
 def misalignment(typing_context, array, index):
+    """Elements from ``array[index]`` on to the next address that `store_stream` may write to."""
+    _vector_of(array)
+
     def generate(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
         word = ir.IntType(types.intp.bitwidth)
@@ -258,11 +277,14 @@ def misalignment(typing_context, array, index):
 
 
 def _prefetch(array: Any, index: int) -> None:
-    """Asks for the cache line of ``array[index]``; any index is allowed, nothing is read."""
+    pass
 
 
 @twin(_prefetch)
 def prefetch(typing_context, array, index):
+    """Asks for the cache line of ``array[index]``; any index is allowed, nothing is read."""
+    _vector_of(array)
+
     def generate(context, builder, sig, args):
         byte_pointer = ir.IntType(8).as_pointer()
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -283,15 +305,17 @@ def prefetch(typing_context, array, index):
 
 
 def _splat(like: Any, value: float) -> Any:
-    """A vector with `value` in every lane, rounded to the element type of `like`.
-
-    `like` is an array or another vector.
-    """
-    return np.full(_lanes(like), value, like.dtype)
+    count = like.size if isinstance(like, Vector) else _lanes(like)
+    with np.errstate(over="ignore"):
+        return as_vector(np.full(count, value, like.dtype))
 
 
 @twin(_splat)
 def splat(typing_context, like, value):
+    """A vector with `value` in every lane, rounded to the element type of `like`.
+
+    `like` is an array or another vector.
+    """
     vector = like if isinstance(like, VectorType) else _vector_of(like)
 
     def generate(context, builder, sig, args):
@@ -302,14 +326,19 @@ def splat(typing_context, like, value):
 
 
 def _fma(a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c``, rounded once where the target can."""
-    if a.dtype == np.float32:
-        return (a.astype(np.float64) * b + c).astype(np.float32)
+    if a.dtype == np.float32 and target.has_fma():
+        with np.errstate(over="ignore"):
+            return (a.astype(np.float64) * b + c).astype(np.float32)
     return a * b + c
 
 
 @twin(_fma)
 def fma(typing_context, a, b, c):
+    """``a * b + c``, rounded once where the target can.
+
+    The twin rounds twice: in float32 the first time to float64, in float64 as if nothing could.
+    """
+
     def generate(context, builder, sig, args):
         return emit_fma(builder, *args)
 
@@ -327,12 +356,13 @@ def emit_fma(builder, a, b, c):
 
 
 def _select(mask: Any, a: Any, b: Any) -> Any:
-    """The lanes of `a` where the mask is set, those of `b` elsewhere."""
-    return np.where(mask, a, b)
+    return as_vector(np.where(mask, a, b))
 
 
 @twin(_select)
 def select(typing_context, mask, a, b):
+    """The lanes of `a` where the mask is set, those of `b` elsewhere."""
+
     def generate(context, builder, sig, args):
         return builder.select(*args)
 
@@ -340,8 +370,7 @@ def select(typing_context, mask, a, b):
 
 
 def _total(vector: Any) -> float:
-    """The sum of all lanes in float64, halves added pairwise: the same order everywhere."""
-    vector = vector.astype(np.float64)
+    vector = _widen(vector)
     while vector.size > 1:
         half = vector.size // 2
         vector = vector[:half] + vector[half:]
@@ -350,6 +379,8 @@ def _total(vector: Any) -> float:
 
 @twin(_total)
 def total(typing_context, vector):
+    """The sum of all lanes in float64, halves added pairwise: the same order everywhere."""
+
     def generate(context, builder, sig, args):
         value = _widened(builder, args[0])
         while value.type.count > 1:
@@ -369,7 +400,6 @@ def total(typing_context, vector):
 
 
 def _widen(vector: Any) -> Any:
-    """The vector with float64 lanes."""
     return vector.astype(np.float64)
 
 
@@ -380,6 +410,8 @@ def _widened(builder, value):
 
 @twin(_widen)
 def widen(typing_context, vector):
+    """The vector with float64 lanes."""
+
     def generate(context, builder, sig, args):
         return _widened(builder, args[0])
 
@@ -387,13 +419,16 @@ def widen(typing_context, vector):
 
 
 def _accumulate(sums: Any, index: int, vector: Any) -> None:
-    """Adds the lanes of a vector to the float64 ``sums[index : index + lanes]``."""
-    _slice(sums, index, vector.size)[...] += vector
+    lanes = _slice(sums, index, vector.size)
+    lanes += _widen(vector)
 
 
 @twin(_accumulate)
 def accumulate(typing_context, sums, index, vector):
+    """Adds the lanes of a vector to the float64 ``sums[index : index + lanes]``."""
     wide = VectorType(types.float64, vector.count)
+    _vector_of(sums)
+    _require(sums.dtype == types.float64 and sums.mutable, f"writable float64 sums, not {sums}")
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], wide)
@@ -402,44 +437,3 @@ def accumulate(typing_context, sums, index, vector):
         return context.get_dummy_value()
 
     return types.none(sums, types.intp, vector), generate
-
-
-# Operators are typed and lowered directly: an @overload for each would compile a function per use.
-
-
-def _define_arithmetic(function: Callable[..., Any], instruction: str) -> None:
-    @infer_global(function)
-    class _Typing(AbstractTemplate):  # type: ignore[misc]
-        def generic(self, args, kwargs):
-            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
-                return signature(args[0], *args)
-            return None
-
-    @lower_builtin(function, VectorType, VectorType)
-    def _lower(context, builder, sig, args):
-        return getattr(builder, instruction)(*args)
-
-
-def _define_comparison(function: Callable[..., Any], predicate: str) -> None:
-    @infer_global(function)
-    class _Typing(AbstractTemplate):  # type: ignore[misc]
-        def generic(self, args, kwargs):
-            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
-                return signature(VectorType(types.boolean, args[0].count), *args)
-            return None
-
-    @lower_builtin(function, VectorType, VectorType)
-    def _lower(context, builder, sig, args):
-        return builder.fcmp_ordered(predicate, *args)
-
-
-for _function, _instruction in (
-    (operator.add, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.truediv, "fdiv"),
-):
-    _define_arithmetic(_function, _instruction)
-
-for _function, _predicate in ((operator.lt, "<"), (operator.gt, ">")):
-    _define_comparison(_function, _predicate)

@@ -2,23 +2,29 @@
 
 Numba's threading layers differ in what they survive (seen with Numba 0.68):
 
-=========  ==========================  ======================  =====================
-layer      two Python threads at once  fork, then a call       hot parallel region
-=========  ==========================  ======================  =====================
-tbb        works                       works                   2 to 4 us
-omp (GNU)  works                       the child is killed     1.5 us
-workqueue  aborts the process          works                   65 to 100 us
-=========  ==========================  ======================  =====================
+=========  =================  ====================  ===================  ====================
+layer      two Python         fork, then a call in  fork while another   a hot parallel region
+           threads at once    the child             thread is at work
+=========  =================  ====================  ===================  ====================
+tbb        works              works                 1 child in 5 hangs   2 to 4 us
+omp (GNU)  works              the child is killed   the child is killed  1.5 us
+workqueue  ends the process   works                 works                65 to 100 us
+=========  =================  ====================  ===================  ====================
 
-So TBB is found for Numba when it is installed, and a kernel runs serially in a forked child of an
-OpenMP process and, under workqueue, wherever another Python thread is alive. Results do not depend
-on the choice. ``NUMBA_THREADING_LAYER`` and ``NUMBA_NUM_THREADS`` are respected.
+So TBB is found for Numba when it is installed, and a kernel runs on the calling thread alone
+
+- in the child of a fork, if the layer is OpenMP, if other Python threads were alive at the fork, or
+  if another thread than the forking one had started the layer;
+- under workqueue, in any but the main thread, and wherever another Python thread is alive;
+- where no layer can be started, after one warning.
+
+Results do not depend on the choice. ``NUMBA_THREADING_LAYER``, ``NUMBA_NUM_THREADS`` and
+`numba.set_num_threads` are respected.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib.metadata
 import os
 import sys
@@ -29,19 +35,67 @@ from typing import Any
 
 import numba
 from numba.core import config
+from numba.core.compiler_lock import global_compiler_lock
 
 _TBB_LIBRARIES = ("libtbb.so.12", "tbb12.dll")
 
-_forked = False
+
+class _Process:
+    """What is known of this process."""
+
+    starter: int | None = None  # the thread that started the layer, if this module did
+    has_no_layer = False  # Numba was asked for one in vain
+    is_forked = False
+    has_lost_threads = False  # to a fork, and with them perhaps a piece of a parallel region
+    is_losing_threads = False  # by the fork under way
 
 
-def _note_fork() -> None:
-    global _forked
-    _forked = True
+_process = _Process()
+
+
+# --- forks ----------------------------------------------------------------------------------
+
+# A child has a copy of every lock and only one of the threads: a lock that another one held at the
+# fork stays locked for ever. A fork therefore waits for these, always in this order.
+_held_while_forking: list[Any] = [global_compiler_lock]
+
+
+def hold_while_forking(lock: Any) -> Any:
+    """Has every fork wait for a reentrant lock, so that the child finds it free; returns the lock.
+
+    A thread that holds the lock must not start compiling: the compiler's lock is the first taken.
+    """
+    _held_while_forking.append(lock)
+    return lock
+
+
+def _before_fork() -> None:
+    for lock in _held_while_forking:
+        lock.acquire()
+    started_elsewhere = _process.starter not in (None, threading.get_ident())
+    _process.is_losing_threads = started_elsewhere or len(sys._current_frames()) > 1
+
+
+def _after_fork_in_parent() -> None:
+    for lock in reversed(_held_while_forking):
+        lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _after_fork_in_parent()
+    _process.is_forked = True
+    _process.has_lost_threads |= _process.is_losing_threads
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+# --- layers ---------------------------------------------------------------------------------
 
 
 def _load_tbb() -> None:
@@ -53,51 +107,54 @@ def _load_tbb() -> None:
     for file in files:
         if file.name in _TBB_LIBRARIES:
             try:
-                ctypes.CDLL(str(file.locate()), mode=getattr(ctypes, "RTLD_GLOBAL", 0))
+                ctypes.CDLL(str(file.locate()))
             except OSError:
                 return
 
 
-@functools.cache
-def threading_layer() -> str | None:
-    """The threading layer in use, started if need be; None where Numba finds none.
-
-    In a forked child whose parent had not started one, a layer is only started if it is sure to
-    survive there: GNU's OpenMP hangs if the parent ever used it, even through another library.
-    """
-    wanted = str(config.THREADING_LAYER).lower()
-    if wanted not in ("omp", "workqueue"):
-        _load_tbb()
+def _started_layer() -> str | None:
     try:
-        numba.get_num_threads()  # starts the layer
         return str(numba.threading_layer())
-    except Exception as error:  # Numba raises whatever the layer raised
-        warnings.warn(
-            f"nbnorm runs on one thread: Numba cannot start its threading layer ({error})",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    except ValueError:  # none yet
         return None
+
+
+def threading_layer() -> str | None:
+    """The threading layer in use, started if need be; None where Numba finds none."""
+    layer = _started_layer()
+    if layer is not None or _process.has_no_layer:
+        return layer
+    with global_compiler_lock:  # of several threads, the first one starts it
+        if _started_layer() is not None or _process.has_no_layer:
+            return _started_layer()
+        if str(config.THREADING_LAYER).lower() not in ("omp", "workqueue"):
+            _load_tbb()
+        try:
+            numba.get_num_threads()
+        except Exception as reason:  # noqa: BLE001  Numba passes on whatever the layer raises
+            _process.has_no_layer = True
+            problem = reason
+        else:
+            _process.starter = threading.get_ident()
+            return _started_layer()
+    warnings.warn(
+        f"nbnorm runs on one thread: Numba cannot start its threading layer ({problem})",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
 
 
 def runs_parallel() -> bool:
     """Whether a parallel region may be entered here and now, and has more than one thread."""
-    if config.DISABLE_JIT or (_forked and not _survives_fork()):
+    if config.DISABLE_JIT or config.NUMBA_NUM_THREADS == 1 or _process.has_lost_threads:
         return False
     layer = threading_layer()
-    if layer is None:
+    if layer is None or (layer == "omp" and _process.is_forked):
         return False
     if layer == "workqueue" and not _alone():
         return False
     return bool(numba.get_num_threads() > 1)
-
-
-def _survives_fork() -> bool:
-    """Whether the layer works in a child; asked without starting one that might not."""
-    if threading_layer.cache_info().currsize:
-        return threading_layer() != "omp"
-    wanted = str(config.THREADING_LAYER).lower()
-    return wanted in ("tbb", "workqueue", "safe")
 
 
 def _alone() -> bool:

@@ -12,6 +12,7 @@ from numba.core import types
 from numba.extending import overload
 
 from nbnorm.jit.elementary import exp
+from nbnorm.jit.options import inlined
 from nbnorm.jit.simd import fma, select, splat
 
 
@@ -70,11 +71,17 @@ def _identity_gradient(dy, z, activation):
 
 def _relu_gradient(dy, z, activation):
     zero = splat(z, 0.0)
-    return select(z > zero, dy, zero)
+    return select(z > zero, dy, _unless_nan(z, zero))
 
 
 def _leaky_relu_gradient(dy, z, activation):
-    return select(z > splat(z, 0.0), dy, splat(z, activation.slope) * dy)
+    return select(z > splat(z, 0.0), dy, _unless_nan(z, splat(z, activation.slope) * dy))
+
+
+@inlined
+def _unless_nan(z, value):
+    """`value` in the lanes where z <= 0, NaN where z is NaN."""
+    return select(z < splat(z, 1.0), value, z)
 
 
 def _silu_gradient(dy, z, activation):

@@ -95,9 +95,7 @@ def forward_columns(
             )
             if moved == 0:
                 break
-        normalize_block(
-            y, x, residual, constants, (0, n), (first, last), c, activation, stream
-        )
+        normalize_block(y, x, residual, constants, (0, n), (first, last), c, activation, stream)
 
 
 @driver

@@ -17,7 +17,6 @@ from __future__ import annotations
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import fma, lanes, load, misalignment, splat, store_part, store_stream
 from nbnorm.kernels.layout import (
-    BLOCK_ROWS,
     DY_SCALE,
     HEAD,
     INV_STD,
@@ -27,15 +26,14 @@ from nbnorm.kernels.layout import (
     XH_SCALE,
     gather,
     spread,
+    written_rows,
 )
 from nbnorm.kernels.normalize import fold
 from nbnorm.kernels.sums import add_slices, gradient_and_deviation
 
 
 @inlined
-def fold_gradients(
-    gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen
-):
+def fold_gradients(gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen):
     """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
 
     gradients   (2, c) dgamma, dbeta, written
@@ -80,8 +78,8 @@ def fold_gradient_slices(
 
 @inlined
 def _apply(
-    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset, activation, frozen,
-    stream,
+    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset, activation,
+    frozen, stream,
 ):  # fmt: skip
     """Writes dx and dresidual, each unless it is None, at ``i : i + count``."""
     g, v = gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activation)
@@ -111,7 +109,7 @@ def apply_segment(
     offset = splat(x, constants[OFFSET, channel])
     i = start
     end = start + count
-    if dx is not None:
+    if dx is not None:  # a test of its own: Numba drops it, and what is in it, for a dx of None
         if stream:  # up to the first address that may be streamed to
             count = min(misalignment(dx, i), count)
             _apply(
@@ -159,9 +157,10 @@ def apply_block(
 ):  # fmt: skip
     """Writes dx and dresidual of a block of columns, the last rows first: see `normalize_block`."""
     width = lanes(x)
+    height = written_rows(x, row_length)
     bottom = rows[1]
     while bottom > rows[0]:
-        top = max(bottom - BLOCK_ROWS, rows[0])
+        top = max(bottom - height, rows[0])
         whole = columns[1] - (columns[1] - columns[0]) % width
         for j in range(columns[0], whole, width):
             _apply_down(
@@ -198,15 +197,16 @@ def apply_planes(
     end = min(hi * size, n * c * s)
     plane = i // s
     column = i - plane * s
+    channel = plane % c
     while i < end:
         count = min(s - column, end - i)
         apply_segment(
-            dx, dresidual, dy, x, residual, i, count, constants, plane % c, activation, frozen,
+            dx, dresidual, dy, x, residual, i, count, constants, channel, activation, frozen,
             stream,
         )  # fmt: skip
         i += count
         column = 0
-        plane += 1
+        channel = channel + 1 if channel + 1 < c else 0
 
 
 @driver

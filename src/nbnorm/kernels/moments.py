@@ -138,8 +138,6 @@ def settle_slices(
     c = shape[1]
     add_slices(sums)
     gather(sums[0], c, spans)
-    moved = settle(
-        statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape
-    )
+    moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape)
     spread(constants, folded, HEAD, SHIFT + 1, spans)
     return moved

@@ -26,7 +26,7 @@ from nbnorm.jit.simd import (
     store_stream,
 )
 from nbnorm.kernels.activations import activate
-from nbnorm.kernels.layout import BLOCK_ROWS, HEAD, SCALE, SHIFT, spread
+from nbnorm.kernels.layout import HEAD, SCALE, SHIFT, spread, written_rows
 
 
 @inlined
@@ -64,8 +64,7 @@ def fold_given(constants, folded, statistics, parameters, eps, spans):
 
 @inlined
 def _normalize(y, x, residual, i, count, head, scale, shift, activation, stream):
-    """Normalizes ``x[i : i + count]``; a vector's whole length, known when compiling, is masked
-    by nothing."""
+    """Normalizes ``x[i : i + count]``: without a mask if count is a whole vector's `lanes`."""
     z = fma(load_part(x, i, count, head) - head, scale, shift)
     if residual is not None:
         z = z + load_part(residual, i, count, shift)
@@ -117,9 +116,10 @@ def normalize_block(y, x, residual, constants, rows, columns, row_length, activa
     `columns` are (first, last).
     """
     width = lanes(x)
+    height = written_rows(x, row_length)
     bottom = rows[1]
     while bottom > rows[0]:
-        top = max(bottom - BLOCK_ROWS, rows[0])
+        top = max(bottom - height, rows[0])
         whole = columns[1] - (columns[1] - columns[0]) % width
         for j in range(columns[0], whole, width):
             _normalize_down(
@@ -152,21 +152,20 @@ def normalize_planes(lo, hi, y, x, residual, constants, activation, stream, size
     end = min(hi * size, n * c * s)
     plane = i // s
     column = i - plane * s
+    channel = plane % c
     while i < end:
         count = min(s - column, end - i)
-        normalize_segment(y, x, residual, i, count, constants, plane % c, activation, stream)
+        normalize_segment(y, x, residual, i, count, constants, channel, activation, stream)
         i += count
         column = 0
-        plane += 1
+        channel = channel + 1 if channel + 1 < c else 0
 
 
 @driver
 def normalize_planes_parallel(tiles, y, x, residual, constants, activation, stream, size, shape):
     """`normalize_planes` over all tiles."""
     for tile in prange(tiles):
-        normalize_planes(
-            tile, tile + 1, y, x, residual, constants, activation, stream, size, shape
-        )
+        normalize_planes(tile, tile + 1, y, x, residual, constants, activation, stream, size, shape)
 
 
 @worker

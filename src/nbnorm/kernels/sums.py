@@ -12,18 +12,24 @@ carried in float64; sums are additive, so a channel may be summed in slices and 
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.jit.simd import accumulate, fma, lanes, load, load_part, splat, total, widen
+from nbnorm.jit.simd import accumulate, fma, lanes, load, load_part, prefetch, splat, total, widen
 from nbnorm.kernels.activations import activation_gradient
-from nbnorm.kernels.layout import BLOCK_ROWS, HEAD, SCALE, SHIFT
+from nbnorm.kernels.layout import HEAD, SCALE, SHIFT, SUMMED_ROWS
 
 # The rounding error of a chain of n float32 additions of one sign is 2e-8 n standard errors of the
 # sum. Carrying after 16 keeps it below the other errors and costs 10 % of the loop.
 CHAIN = 16
 
+# Short planes of two arrays, a sample apart, are more streams than the processor foresees: asking
+# for a plane four channels ahead made (32, 2048, 7, 7) 2.6 times faster. Longer planes, or those of
+# one array, need no help.
+PREFETCHED_PLANE = 128
+PLANES_AHEAD = 4
+
 
 @inlined
 def gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activation):
-    """u and v of ``x[i : i + count]``; the lanes beyond are 0 in both."""
+    """Vectors u and v of ``x[i : i + count]``; the lanes beyond are 0 in both."""
     v = load_part(x, i, count, head) - head
     if dy is None:
         return v, v
@@ -53,10 +59,12 @@ def sum_plane(dy, x, residual, constants, channel, first, last, activation, shap
         count = min(s - column, left, CHAIN * width)
         i = (sample * c + channel) * s + column
         end = i + count
+        if dy is not None and s <= PREFETCHED_PLANE:
+            for line in range(i + PLANES_AHEAD * s, i + (PLANES_AHEAD + 1) * s, 16):
+                prefetch(x, line)
+                prefetch(dy, line)
         while i + width <= end:
-            u, v = gradient_and_deviation(
-                dy, x, residual, i, width, head, scale, shift, activation
-            )
+            u, v = gradient_and_deviation(dy, x, residual, i, width, head, scale, shift, activation)
             sums = sums + u
             products = fma(u, v, products)
             i += width
@@ -105,8 +113,8 @@ def sum_block(sums, dy, x, residual, constants, rows, columns, row_length, activ
     `rows` and `columns` are (first, last).
     """
     width = lanes(x)
-    for top in range(rows[0], rows[1], BLOCK_ROWS):
-        bottom = min(top + BLOCK_ROWS, rows[1])
+    for top in range(rows[0], rows[1], SUMMED_ROWS):
+        bottom = min(top + SUMMED_ROWS, rows[1])
         whole = columns[1] - (columns[1] - columns[0]) % width
         for j in range(columns[0], whole, width):
             _sum_down(
@@ -132,8 +140,7 @@ def sum_planes(lo, hi, sums, dy, x, residual, constants, activation, shape):
     activation  None or a tuple of activations.py
     shape       (n, c, s)
     """
-    n, c, s = shape
-    m = n * s
+    m = shape[0] * shape[2]
     slices = sums.shape[0]
     for tile in range(lo, hi):
         channel = tile // slices
@@ -176,9 +183,7 @@ def sum_columns(lo, hi, sums, dy, x, residual, constants, activation, height, ro
 
 
 @driver
-def sum_columns_parallel(
-    tiles, sums, dy, x, residual, constants, activation, height, row_length
-):
+def sum_columns_parallel(tiles, sums, dy, x, residual, constants, activation, height, row_length):
     """`sum_columns` over all tiles."""
     for tile in prange(tiles):
         sum_columns(
