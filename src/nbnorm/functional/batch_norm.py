@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 
 from nbnorm import checks
 from nbnorm.functional.activation import Activation, resolve_activation
-from nbnorm.functional.layout import Layout, flat, in_place, layout_of, like
-from nbnorm.functional.plan import Plan, elementwise_plan, training_plan
-from nbnorm.functional.scratch import ALIGNMENT, address, scratch
-from nbnorm.jit.threads import run
-from nbnorm.kernels import batch_norm as fused
-from nbnorm.kernels import gradients, moments, normalize, sums
+from nbnorm.functional.execution import (
+    apply_statistics,
+    cast,
+    channel_parameters,
+    deliver,
+    differentiate,
+    normalize_batch,
+    output,
+)
+from nbnorm.functional.layout import Layout, flat, layout_of
+from nbnorm.functional.scratch import scratch
 
 Array: TypeAlias = NDArray[Any]
 
@@ -172,34 +177,22 @@ def batch_norm_forward(
     )
     if given is not None:
         kept[0], kept[1] = given
-        y = _apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
+        y = apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
         return y, context
 
-    plan = training_plan(layout.shape, x.itemsize, 2)
-    y, written = _output(out, x, layout)
-    x_flat = flat(x, layout)
-    residual_flat = None if residual is None else flat(residual, layout)
-    parameters = _parameters(gamma, beta, c)
-    constants, folded = _constants(plan, 3, c, x.dtype)
-    stream = _streams(written, plan)
-    rows = kept.reshape(3, c)
-    if plan.fused:
-        run(
-            *_FORWARD[plan.columns], plan.tiles, plan.parallel, written, rows,
-            scratch.take("sums", (2, plan.stride), np.float64), constants, x_flat, residual_flat,
-            parameters, eps, ddof, applied, stream, plan.width, layout.shape,
-        )  # fmt: skip
-    else:
-        moments.place_pivots(constants, folded, x_flat, plan.spans, layout.shape)
-        for attempt in range(2):
-            slices = _sum_slices(plan, layout, None, x_flat, None, constants, None)
-            if not moments.settle_slices(
-                rows, constants, folded, slices, x_flat, parameters, plan.spans, eps, ddof,
-                attempt, layout.shape,
-            ):  # fmt: skip
-                break
-        _normalize(plan, layout, written, x_flat, residual_flat, constants, applied, stream)
-    _deliver(written, out, layout)
+    y, written = output(out, x, layout)
+    normalize_batch(
+        written,
+        kept.reshape(3, c),
+        flat(x, layout),
+        None if residual is None else flat(residual, layout),
+        channel_parameters(gamma, beta, c),
+        layout.shape,
+        eps,
+        ddof,
+        applied,
+    )
+    deliver(written, out, layout)
     return y, context
 
 
@@ -266,7 +259,7 @@ def batch_norm_inference(
 
     kept = scratch.take("statistics", (3, *layout.kept), np.float64)
     kept[0], kept[1] = given
-    return _apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
+    return apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
 
 
 def batch_norm_backward(
@@ -330,7 +323,7 @@ def batch_norm_backward(
         raise checks.wrong_type(
             function, "context", context, "the BatchNormContext of a batch_norm_forward"
         )
-    x, gamma, beta, residual, kept, count, axes, ddof, activation, frozen = context
+    x, gamma, beta, residual, kept, _, axes, ddof, activation, frozen = context
     checks.like(function, "dy", dy, x.shape, x.dtype)
     wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
     if out is None:
@@ -342,26 +335,35 @@ def batch_norm_backward(
     c = layout.shape[1]
     dx = dresidual = dx_written = dresidual_written = None
     if "dx" in wanted:
-        dx, dx_written = _output(out.dx, x, layout)
+        dx, dx_written = output(out.dx, x, layout)
     if residual is not None and "dresidual" in wanted:
-        dresidual, dresidual_written = _output(out.dresidual, x, layout)
+        dresidual, dresidual_written = output(out.dresidual, x, layout)
     both = np.zeros((2, c))
     if x.size:
-        _backward(
-            dx_written, dresidual_written, both, flat(dy, layout), flat(x, layout),
-            None if residual is None else flat(residual, layout), kept.reshape(3, c),
-            _parameters(gamma, beta, c), layout, count, ddof, activation, frozen,
+        differentiate(
+            dx_written,
+            dresidual_written,
+            both,
+            flat(dy, layout),
+            flat(x, layout),
+            None if residual is None else flat(residual, layout),
+            kept.reshape(3, c),
+            channel_parameters(gamma, beta, c),
+            layout.shape,
+            ddof,
+            activation,
+            frozen,
             sums_needed=not frozen or "dgamma" in wanted or "dbeta" in wanted,
-        )  # fmt: skip
+        )
     dgamma = dbeta = None
     if gamma is not None and "dgamma" in wanted:
-        dgamma = _cast(both[0], gamma, out.dgamma)
+        dgamma = cast(both[0], gamma, out.dgamma)
     if beta is not None and "dbeta" in wanted:
-        dbeta = _cast(both[1], beta, out.dbeta)
+        dbeta = cast(both[1], beta, out.dbeta)
     if dx_written is not None:
-        _deliver(dx_written, out.dx, layout)
+        deliver(dx_written, out.dx, layout)
     if dresidual_written is not None:
-        _deliver(dresidual_written, out.dresidual, layout)
+        deliver(dresidual_written, out.dresidual, layout)
     return BatchNormGradients(dx, dgamma, dbeta, dresidual)
 
 
@@ -419,194 +421,3 @@ def _check_gradients(
         if place is not None and name in wanted and source is not None:
             checks.writable(function, f"out.{name}", place, source.shape, source.dtype, taken)
             taken[f"out.{name}"] = place
-
-
-# --- running the kernels ----------------------------------------------------------------------
-
-# Worker and driver of planes and of columns.
-_FORWARD = (
-    (fused.forward_planes, fused.forward_planes_parallel),
-    (fused.forward_columns, fused.forward_columns_parallel),
-)
-_BACKWARD = (
-    (fused.backward_planes, fused.backward_planes_parallel),
-    (fused.backward_columns, fused.backward_columns_parallel),
-)
-
-
-def _parameters(gamma: Array | None, beta: Array | None, c: int) -> Array:
-    parameters = scratch.take("parameters", (2, c), np.float64)
-    parameters[0] = 1.0 if gamma is None else gamma if gamma.ndim == 1 else gamma.reshape(-1)
-    parameters[1] = 0.0 if beta is None else beta if beta.ndim == 1 else beta.reshape(-1)
-    return parameters
-
-
-def _constants(plan: Plan, rows: int, c: int, dtype: Any) -> tuple[Array, Array]:
-    """Scratch for `constants` and `folded`: see kernels/layout.py."""
-    constants = scratch.take("constants", (rows, plan.stride), dtype)
-    if plan.spans[0] == plan.spans[1] == 1:
-        return constants, constants[:, :c] if plan.stride != c else constants
-    return constants, scratch.take("folded", (rows, c), dtype)
-
-
-def _output(out: Array | None, x: Array, layout: Layout) -> tuple[Array, Array]:
-    """The array to return, and the flat array for the kernel to write: a view of it if it can."""
-    if out is None:
-        out = like(layout, x.shape, x.dtype)
-    elif not in_place(out, layout):
-        return out, np.empty(x.size, x.dtype)
-    return out, flat(out, layout)
-
-
-def _deliver(written: Array, out: Array | None, layout: Layout) -> None:
-    """Copies what the kernel wrote to an `out` that it could not write to."""
-    if out is not None and not in_place(out, layout):
-        order = layout.order or tuple(range(out.ndim))
-        out.transpose(order)[...] = written.reshape([out.shape[axis] for axis in order])
-
-
-def _streams(written: Array | None, plan: Plan) -> bool:
-    """Whether to write past the caches; columns can be so only on cache lines throughout."""
-    if written is None or not plan.streamed:
-        return False
-    if not plan.columns:
-        return True
-    row_bytes = plan.row_length * written.itemsize
-    return address(written) % ALIGNMENT == 0 and row_bytes % ALIGNMENT == 0
-
-
-def _sum_slices(
-    plan: Plan,
-    layout: Layout,
-    dy: Array | None,
-    x: Array,
-    residual: Array | None,
-    constants: Array,
-    activation: Any,
-) -> Array:
-    slices = scratch.take("sums", (plan.tiles, 2, plan.stride), np.float64)
-    arguments = (slices, dy, x, residual, constants, activation)
-    if plan.columns:
-        run(
-            sums.sum_columns, sums.sum_columns_parallel, plan.tiles, plan.parallel, *arguments,
-            plan.width, plan.row_length,
-        )  # fmt: skip
-    else:
-        run(
-            sums.sum_planes, sums.sum_planes_parallel, plan.tiles * layout.shape[1], plan.parallel,
-            *arguments, layout.shape,
-        )  # fmt: skip
-    return slices
-
-
-def _normalize(
-    plan: Plan,
-    layout: Layout,
-    y: Array,
-    x: Array,
-    residual: Array | None,
-    constants: Array,
-    activation: Any,
-    stream: bool,
-) -> None:
-    arguments = (y, x, residual, constants, activation, stream, plan.width)
-    if plan.columns:
-        run(
-            normalize.normalize_columns, normalize.normalize_columns_parallel, plan.pieces,
-            plan.parallel, *arguments, plan.row_length,
-        )  # fmt: skip
-    else:
-        run(
-            normalize.normalize_planes, normalize.normalize_planes_parallel, plan.pieces,
-            plan.parallel, *arguments, layout.shape,
-        )  # fmt: skip
-
-
-def _apply_statistics(
-    x: Array,
-    kept: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    layout: Layout,
-    eps: float,
-    activation: Any,
-    residual: Array | None,
-    out: Array | None,
-) -> Array:
-    """Y from the mean and variance in `kept`, where inv_std is added."""
-    y, written = _output(out, x, layout)
-    if x.size:
-        c = layout.shape[1]
-        plan = elementwise_plan(layout.shape, x.itemsize)
-        constants, folded = _constants(plan, 3, c, x.dtype)
-        normalize.fold_given(
-            constants, folded, kept.reshape(3, c), _parameters(gamma, beta, c), eps, plan.spans
-        )
-        _normalize(
-            plan, layout, written, flat(x, layout),
-            None if residual is None else flat(residual, layout), constants, activation,
-            _streams(written, plan),
-        )  # fmt: skip
-    _deliver(written, out, layout)
-    return y
-
-
-def _backward(
-    dx: Array | None,
-    dresidual: Array | None,
-    both: Array,
-    dy: Array,
-    x: Array,
-    residual: Array | None,
-    statistics: Array,
-    parameters: Array,
-    layout: Layout,
-    count: int,
-    ddof: int,
-    activation: Any,
-    frozen: bool,
-    *,
-    sums_needed: bool,
-) -> None:
-    plan = training_plan(layout.shape, x.itemsize, 3)
-    constants, folded = _constants(plan, 7, layout.shape[1], x.dtype)
-    stream = _streams(dx, plan)
-    if plan.fused:
-        run(
-            *_BACKWARD[plan.columns], plan.tiles, plan.parallel, dx, dresidual, both,
-            scratch.take("sums", (2, plan.stride), np.float64), constants, dy, x, residual,
-            statistics, parameters, ddof, activation, frozen, stream, plan.width, layout.shape,
-        )  # fmt: skip
-        return
-    gradients.fold_statistics(constants, folded, statistics, parameters, plan.spans)
-    if sums_needed:
-        slices = _sum_slices(plan, layout, dy, x, residual, constants, activation)
-    else:
-        slices = np.zeros((1, 2, plan.stride))
-    gradients.fold_gradient_slices(
-        both, constants, folded, slices, statistics, parameters, plan.spans, count, ddof, frozen
-    )
-    if dx is None and dresidual is None:
-        return
-    arguments = (
-        dx, dresidual, dy, x, residual, constants, activation, frozen, stream, plan.width,
-    )  # fmt: skip
-    if plan.columns:
-        run(
-            gradients.apply_columns, gradients.apply_columns_parallel, plan.pieces, plan.parallel,
-            *arguments, plan.row_length,
-        )  # fmt: skip
-    else:
-        run(
-            gradients.apply_planes, gradients.apply_planes_parallel, plan.pieces, plan.parallel,
-            *arguments, layout.shape,
-        )  # fmt: skip
-
-
-def _cast(gradient: Array, parameter: Array, out: Array | None) -> Array:
-    """A channel gradient in the shape and type of its parameter."""
-    if out is None:
-        gradient = gradient.astype(parameter.dtype)
-        return gradient if parameter.ndim == 1 else gradient.reshape(parameter.shape)
-    out[...] = gradient.reshape(parameter.shape)
-    return out

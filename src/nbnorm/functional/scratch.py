@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nbnorm.jit.threads import hold_while_forking
+
 Array: TypeAlias = NDArray[Any]
 
 ALIGNMENT = 64
@@ -46,7 +48,8 @@ class Recycled:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._free: list[Array] = []
-        self._lock = threading.RLock()  # a lease may die while this thread takes another
+        # Reentrant: a lease may die while this thread takes another.
+        self._lock = hold_while_forking(threading.RLock())
 
     def take(self, nbytes: int) -> Array:
         """An array of bytes of any content, as long as asked for."""

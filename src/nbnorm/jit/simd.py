@@ -34,6 +34,7 @@ from nbnorm.jit.vectors import Vector, VectorType, as_vector, twin
 REGISTERS_PER_VECTOR = 4
 
 _INT32 = ir.IntType(32)
+_NEVER = 1 << (types.intp.bitwidth - 2)
 
 
 # --- widths ---------------------------------------------------------------------------------
@@ -55,7 +56,7 @@ def _is_flat(array: Any) -> bool:
     return (
         isinstance(array, types.Array)
         and array.dtype in (types.float32, types.float64)
-        and (array.ndim, array.layout, array.aligned) == (1, "C", True)
+        and (array.ndim, array.layout) == (1, "C")
     )
 
 
@@ -258,20 +259,28 @@ def store_stream(typing_context, array, index, vector):
 
 def _misalignment(array: Any, index: int) -> int:
     address = array.ctypes.data + index * array.itemsize
+    if address % array.itemsize:
+        return _NEVER
     return int(-address % target.register_bytes() // array.itemsize)
 
 
 @twin(_misalignment)
 def misalignment(typing_context, array, index):
-    """Elements from ``array[index]`` on to the next address that `store_stream` may write to."""
+    """Elements from ``array[index]`` on to the next address that `store_stream` may write to.
+
+    More than any array has, if the array lies between the addresses of its element type.
+    """
     _vector_of(array)
 
     def generate(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
         word = ir.IntType(types.intp.bitwidth)
+        itemsize = sig.args[0].dtype.bitwidth // 8
         address = builder.ptrtoint(builder.gep(data, [args[1]]), word)
-        bytes_ = builder.and_(builder.neg(address), ir.Constant(word, target.register_bytes() - 1))
-        return builder.udiv(bytes_, ir.Constant(word, sig.args[0].dtype.bitwidth // 8))
+        bytes_ = builder.and_(builder.neg(address), word(target.register_bytes() - 1))
+        count = builder.udiv(bytes_, word(itemsize))
+        beside = builder.and_(address, word(itemsize - 1))
+        return builder.select(builder.icmp_unsigned("==", beside, word(0)), count, word(_NEVER))
 
     return types.intp(array, types.intp), generate
 

@@ -41,16 +41,16 @@ def forward_planes(
         last = min(first + width, c)
         for channel in range(first, last):
             place_pivot(constants, x, channel, shape)
-            for attempt in range(2):
+        for attempt in range(2):
+            for channel in range(first, last):
                 sums[0, channel], sums[1, channel] = sum_plane(
                     None, x, None, constants, channel, 0, n * s, None, shape
                 )
-                moved = settle(
-                    statistics, constants, sums, x, parameters, channel, channel + 1, eps, ddof,
-                    attempt, shape,
-                )  # fmt: skip
-                if moved == 0:
-                    break
+            moved = settle(
+                statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
+            )
+            if moved == 0:
+                break
         # The last planes first: they are still in cache when the channel is larger than it.
         for sample in range(n - 1, -1, -1):
             for channel in range(first, last):

@@ -1,0 +1,246 @@
+"""Batch norm on checked arguments: choose the kernels, lend them memory, run them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbnorm.functional.layout import Layout, flat, in_place, like
+from nbnorm.functional.plan import Plan, elementwise_plan, training_plan
+from nbnorm.functional.scratch import ALIGNMENT, address, scratch
+from nbnorm.jit.threads import run
+from nbnorm.kernels import batch_norm as fused
+from nbnorm.kernels import gradients, moments, normalize, sums
+
+Array: TypeAlias = NDArray[Any]
+Shape: TypeAlias = tuple[int, int, int]
+
+# Worker and driver of planes and of columns.
+_FORWARD = (
+    (fused.forward_planes, fused.forward_planes_parallel),
+    (fused.forward_columns, fused.forward_columns_parallel),
+)
+_BACKWARD = (
+    (fused.backward_planes, fused.backward_planes_parallel),
+    (fused.backward_columns, fused.backward_columns_parallel),
+)
+
+
+def channel_parameters(gamma: Array | None, beta: Array | None, c: int) -> Array:
+    """Gamma and beta as kernels take them: (2, c) in float64, 1 and 0 where not given."""
+    parameters = scratch.take("parameters", (2, c), np.float64)
+    parameters[0] = 1.0 if gamma is None else gamma if gamma.ndim == 1 else gamma.reshape(-1)
+    parameters[1] = 0.0 if beta is None else beta if beta.ndim == 1 else beta.reshape(-1)
+    return parameters
+
+
+def _constants(plan: Plan, rows: int, c: int, dtype: Any) -> tuple[Array, Array]:
+    """Scratch for `constants` and `folded`: see kernels/layout.py."""
+    constants = scratch.take("constants", (rows, plan.stride), dtype)
+    if plan.spans[0] == plan.spans[1] == 1:
+        return constants, constants
+    return constants, scratch.take("folded", (rows, c), dtype)
+
+
+def output(out: Array | None, x: Array, layout: Layout) -> tuple[Array, Array]:
+    """The array to return, and the flat array for the kernel to write: a view of it if it can."""
+    if out is None:
+        out = like(layout, x.shape, x.dtype)
+    elif not in_place(out, layout):
+        return out, np.empty(x.size, x.dtype)
+    return out, flat(out, layout)
+
+
+def deliver(written: Array, out: Array | None, layout: Layout) -> None:
+    """Copies what the kernel wrote to an `out` that it could not write to."""
+    if out is not None and not in_place(out, layout):
+        order = layout.order or tuple(range(out.ndim))
+        out.transpose(order)[...] = written.reshape([out.shape[axis] for axis in order])
+
+
+def _streams(written: Array | None, plan: Plan) -> bool:
+    """Whether to write past the caches; columns can be so only on cache lines throughout."""
+    if written is None or not plan.streamed:
+        return False
+    if not plan.columns:
+        return True
+    row_bytes = plan.row_length * written.itemsize
+    return address(written) % ALIGNMENT == 0 and row_bytes % ALIGNMENT == 0
+
+
+def _sum_slices(
+    plan: Plan,
+    shape: Shape,
+    dy: Array | None,
+    x: Array,
+    residual: Array | None,
+    constants: Array,
+    activation: Any,
+) -> Array:
+    slices = scratch.take("sums", (plan.tiles, 2, plan.stride), np.float64)
+    arguments = (slices, dy, x, residual, constants, activation)
+    if plan.columns:
+        run(
+            sums.sum_columns, sums.sum_columns_parallel, plan.tiles, plan.parallel, *arguments,
+            plan.width, plan.row_length,
+        )  # fmt: skip
+    else:
+        run(
+            sums.sum_planes, sums.sum_planes_parallel, plan.tiles * shape[1], plan.parallel,
+            *arguments, shape,
+        )  # fmt: skip
+    return slices
+
+
+def _normalize(
+    plan: Plan,
+    shape: Shape,
+    y: Array,
+    x: Array,
+    residual: Array | None,
+    constants: Array,
+    activation: Any,
+    stream: bool,
+) -> None:
+    arguments = (y, x, residual, constants, activation, stream, plan.width)
+    if plan.columns:
+        run(
+            normalize.normalize_columns, normalize.normalize_columns_parallel, plan.pieces,
+            plan.parallel, *arguments, plan.row_length,
+        )  # fmt: skip
+    else:
+        run(
+            normalize.normalize_planes, normalize.normalize_planes_parallel, plan.pieces,
+            plan.parallel, *arguments, shape,
+        )  # fmt: skip
+
+
+def apply_statistics(
+    x: Array,
+    kept: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    layout: Layout,
+    eps: float,
+    activation: Any,
+    residual: Array | None,
+    out: Array | None,
+) -> Array:
+    """Y from the mean and variance in `kept`, where inv_std is added."""
+    y, written = output(out, x, layout)
+    if x.size:
+        c = layout.shape[1]
+        plan = elementwise_plan(layout.shape, x.itemsize)
+        constants, folded = _constants(plan, 3, c, x.dtype)
+        normalize.fold_given(
+            constants,
+            folded,
+            kept.reshape(3, c),
+            channel_parameters(gamma, beta, c),
+            eps,
+            plan.spans,
+        )
+        _normalize(
+            plan, layout.shape, written, flat(x, layout),
+            None if residual is None else flat(residual, layout), constants, activation,
+            _streams(written, plan),
+        )  # fmt: skip
+    deliver(written, out, layout)
+    return y
+
+
+def normalize_batch(
+    y: Array,
+    statistics: Array,
+    x: Array,
+    residual: Array | None,
+    parameters: Array,
+    shape: Shape,
+    eps: float,
+    ddof: int,
+    activation: Any,
+) -> None:
+    """Y from the statistics of the batch, which are written to `statistics`."""
+    plan = training_plan(shape, x.itemsize, 2)
+    constants, folded = _constants(plan, 3, shape[1], x.dtype)
+    stream = _streams(y, plan)
+    if plan.fused:
+        run(
+            *_FORWARD[plan.columns], plan.tiles, plan.parallel, y, statistics,
+            scratch.take("sums", (2, plan.stride), np.float64), constants, x, residual, parameters,
+            eps, ddof, activation, stream, plan.width, shape,
+        )  # fmt: skip
+        return
+    moments.place_pivots(constants, folded, x, plan.spans, shape)
+    for attempt in range(2):
+        slices = _sum_slices(plan, shape, None, x, None, constants, None)
+        if not moments.settle_slices(
+            statistics, constants, folded, slices, x, parameters, plan.spans, eps, ddof, attempt,
+            shape,
+        ):  # fmt: skip
+            break
+    _normalize(plan, shape, y, x, residual, constants, activation, stream)
+
+
+def differentiate(
+    dx: Array | None,
+    dresidual: Array | None,
+    both: Array,
+    dy: Array,
+    x: Array,
+    residual: Array | None,
+    statistics: Array,
+    parameters: Array,
+    shape: Shape,
+    ddof: int,
+    activation: Any,
+    frozen: bool,
+    *,
+    sums_needed: bool,
+) -> None:
+    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`."""
+    n, c, s = shape
+    plan = training_plan(shape, x.itemsize, 3)
+    constants, folded = _constants(plan, 7, c, x.dtype)
+    stream = _streams(dx, plan)
+    if plan.fused:
+        run(
+            *_BACKWARD[plan.columns], plan.tiles, plan.parallel, dx, dresidual, both,
+            scratch.take("sums", (2, plan.stride), np.float64), constants, dy, x, residual,
+            statistics, parameters, ddof, activation, frozen, stream, plan.width, shape,
+        )  # fmt: skip
+        return
+    gradients.fold_statistics(constants, folded, statistics, parameters, plan.spans)
+    if sums_needed:
+        slices = _sum_slices(plan, shape, dy, x, residual, constants, activation)
+    else:
+        slices = np.zeros((1, 2, plan.stride))
+    gradients.fold_gradient_slices(
+        both, constants, folded, slices, statistics, parameters, plan.spans, n * s, ddof, frozen
+    )
+    if dx is None and dresidual is None:
+        return
+    arguments = (
+        dx, dresidual, dy, x, residual, constants, activation, frozen, stream, plan.width,
+    )  # fmt: skip
+    if plan.columns:
+        run(
+            gradients.apply_columns, gradients.apply_columns_parallel, plan.pieces, plan.parallel,
+            *arguments, plan.row_length,
+        )  # fmt: skip
+    else:
+        run(
+            gradients.apply_planes, gradients.apply_planes_parallel, plan.pieces, plan.parallel,
+            *arguments, shape,
+        )  # fmt: skip
+
+
+def cast(gradient: Array, parameter: Array, out: Array | None) -> Array:
+    """A channel gradient in the shape and type of its parameter."""
+    if out is None:
+        gradient = gradient.astype(parameter.dtype)
+        return gradient if parameter.ndim == 1 else gradient.reshape(parameter.shape)
+    out[...] = gradient.reshape(parameter.shape)
+    return out
