@@ -249,8 +249,9 @@ def apply_columns(
 def apply_columns_parallel(
     tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height, row_length
 ):
-    """`apply_columns` over all tiles."""
-    for tile in prange(tiles):
+    """`apply_columns` over all tiles, the last first: they are still in the last cache."""
+    for i in prange(tiles):
+        tile = tiles - 1 - i
         apply_columns(
             tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
             height, row_length,

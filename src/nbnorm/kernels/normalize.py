@@ -194,8 +194,9 @@ def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, hei
 def normalize_columns_parallel(
     tiles, y, x, residual, constants, activation, stream, height, row_length
 ):
-    """`normalize_columns` over all tiles."""
-    for tile in prange(tiles):
+    """`normalize_columns` over all tiles, the last first: they are still in the last cache."""
+    for i in prange(tiles):
+        tile = tiles - 1 - i
         normalize_columns(
             tile, tile + 1, y, x, residual, constants, activation, stream, height, row_length
         )
