@@ -50,8 +50,8 @@ class BatchNormContext(NamedTuple):
         mean, var and inv_std in the shape of the kept axes.
     count : int
         The number m of values in a channel.
-    axes : tuple of int
-        The kept axes.
+    layout : Layout
+        Where the kept axes lie in memory.
     frozen : bool
         Whether the statistics were given, so that the backward takes them for constants.
     """
@@ -62,7 +62,7 @@ class BatchNormContext(NamedTuple):
     residual: Array | None
     statistics: Array
     count: int  # type: ignore[assignment]  # not tuple.count
-    axes: tuple[int, ...]
+    layout: Layout
     ddof: int
     activation: Any
     frozen: bool
@@ -153,7 +153,7 @@ def batch_norm_forward(
     (array([ 2., 20.]), array([  1., 100.]))
     """
     function = "batch_norm_forward"
-    axes, layout = _check_input(function, x, axis)
+    layout = _check_input(function, x, axis)
     _check_parameters(function, layout, gamma=gamma, beta=beta)
     if type(eps) is not float or not 0.0 <= eps < math.inf:
         eps = checks.number(function, "eps", eps, _EPS)
@@ -173,7 +173,7 @@ def batch_norm_forward(
 
     kept = np.empty((3, *layout.kept))
     context = BatchNormContext(
-        x, gamma, beta, residual, kept, n * s, axes, ddof, applied, given is not None
+        x, gamma, beta, residual, kept, n * s, layout, ddof, applied, given is not None
     )
     if given is not None:
         kept[0], kept[1] = given
@@ -246,7 +246,7 @@ def batch_norm_inference(
            [1., 2.]])
     """
     function = "batch_norm_inference"
-    _, layout = _check_input(function, x, axis)
+    layout = _check_input(function, x, axis)
     given = _check_statistics(function, layout, (mean, var))
     _check_parameters(function, layout, gamma=gamma, beta=beta)
     eps = checks.number(function, "eps", eps, _EPS)
@@ -323,7 +323,7 @@ def batch_norm_backward(
         raise checks.wrong_type(
             function, "context", context, "the BatchNormContext of a batch_norm_forward"
         )
-    x, gamma, beta, residual, kept, _, axes, ddof, activation, frozen = context
+    x, gamma, beta, residual, kept, _, layout, ddof, activation, frozen = context
     checks.like(function, "dy", dy, x.shape, x.dtype)
     wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
     if out is None:
@@ -331,7 +331,6 @@ def batch_norm_backward(
     else:
         _check_gradients(function, out, dy, context, wanted)
 
-    layout = layout_of(x.shape, x.strides, axes)
     c = layout.shape[1]
     dx = dresidual = dx_written = dresidual_written = None
     if "dx" in wanted:
@@ -370,7 +369,7 @@ def batch_norm_backward(
 # --- checks ---------------------------------------------------------------------------------
 
 
-def _check_input(function: str, x: Any, axis: Any) -> tuple[tuple[int, ...], Layout]:
+def _check_input(function: str, x: Any, axis: Any) -> Layout:
     checks.array(function, "x", x)
     if x.ndim < 2:
         raise checks.wrong_value(function, "x", x, "two axes or more")
@@ -378,7 +377,7 @@ def _check_input(function: str, x: Any, axis: Any) -> tuple[tuple[int, ...], Lay
         axes: tuple[int, ...] = (axis,)
     else:
         axes = checks.kept_axes(function, axis, x.ndim)
-    return axes, layout_of(x.shape, x.strides, axes)
+    return layout_of(x.shape, x.strides, axes)
 
 
 def _check_parameters(function: str, layout: Layout, **parameters: Array | None) -> None:

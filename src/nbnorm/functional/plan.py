@@ -40,16 +40,20 @@ SHORTEST_PLANE = 4
 # With fewer channels than this, tiles of channels would leave threads idle.
 FEW_CHANNELS = 8
 
+# Tiles that share out evenly among few threads.
+BALANCED_TILES = 8
+
 # The sums of a slice are as long as a row; more slices than these would cost more to add up than
 # the balance of tiles is worth.
 MOST_SLICES = 64
 SHORTEST_SLICE = 1 << 14
+MIN_ROWS = 16
 
 # Values in a tile of a kernel that writes planes.
 PIECE = 1 << 15
 
-# Below this many values a kernel runs on the calling thread: waking the others costs up to 100 us
-# when they have slept, which is about the time one thread needs.
+# Below this many values a kernel runs on the calling thread, which needs some 30 us for them: a
+# second thread saves 10 us of those if it is awake, and costs 100 us to wake if it is not.
 PARALLEL_FROM = 1 << 17
 
 
@@ -96,7 +100,8 @@ def training_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Pl
     in_order = arrays * size <= LAST_CACHE_BYTES or s * itemsize < SHORT_PLANE_BYTES
     if size > SECOND_CACHE_BYTES and (in_order or c < FEW_CHANNELS):
         return _sliced_planes(shape, itemsize, arrays)
-    return _fused(shape, itemsize, arrays, max(1, LARGEST_TILE_BYTES // (n * s * itemsize)))
+    width = min(LARGEST_TILE_BYTES // (n * s * itemsize), c // BALANCED_TILES)
+    return _fused(shape, itemsize, arrays, max(1, width))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -162,7 +167,9 @@ def _sliced_columns(shape: tuple[int, int, int], itemsize: int, arrays: int) -> 
     copies = _copies(n, c * s, itemsize)
     row_length = copies * c * s
     rows = n // copies
-    height = max(16, -(-rows // MOST_SLICES), TILE_BYTES // (row_length * itemsize))
+    wanted = max(1, rows * row_length * itemsize // TILE_BYTES)
+    wanted = min(MOST_SLICES, -(-wanted // BALANCED_TILES) * BALANCED_TILES)
+    height = max(MIN_ROWS, -(-rows // wanted))
     tiles = max(1, -(-rows // height))
     return Plan(
         columns=True,
