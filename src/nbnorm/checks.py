@@ -115,7 +115,7 @@ def writable(
     if not value.flags.writeable:
         raise wrong_value(function, name, value, "a writable array (this one is read-only)")
     strides = zip(value.shape, value.strides, strict=True)
-    if any(length > 1 and stride == 0 for length, stride in strides):
+    if value.size and any(length > 1 and stride == 0 for length, stride in strides):
         raise wrong_value(function, name, value, "an array without elements in one place")
     for other, taken in inputs.items():
         if taken is None or not overlaps(value, taken):

@@ -20,15 +20,20 @@ from numba.core import config
 
 from nbnorm.jit.cache import PackageCache
 
-__all__ = ["driver", "inlined", "prange", "worker"]
+__all__ = ["driver", "inlined", "is_compiling", "prange", "worker"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _COMMON = {"error_model": "numpy", "nogil": True}
 
 
+def is_compiling() -> bool:
+    """Whether the decorators compile; under ``NUMBA_DISABLE_JIT=1`` functions stay Python."""
+    return not config.DISABLE_JIT
+
+
 def _compiled_and_cached(function: Function, options: dict[str, Any]) -> Function:
-    if config.DISABLE_JIT:
+    if not is_compiling():
         return function
     dispatcher = numba.njit(**options)(function)
     # The cache watches the sources of this package and no others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import llvmlite.binding as llvm
+from numba.core import config
 from numba.core.registry import cpu_target
 
 _FMA_16_FLOATS = """
@@ -14,6 +15,11 @@ define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
   ret <16 x float> %r
 }
 """
+
+
+def processor_name() -> str:
+    """LLVM's name of the processor that code is generated for, such as znver4."""
+    return str(config.CPU_NAME or llvm.get_host_cpu_name())
 
 
 @functools.cache

@@ -24,13 +24,14 @@ Results do not depend on the choice. ``NUMBA_THREADING_LAYER``, ``NUMBA_NUM_THRE
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -155,6 +156,25 @@ def runs_parallel() -> bool:
     if layer == "workqueue" and not _alone():
         return False
     return bool(numba.get_num_threads() > 1)
+
+
+def thread_count() -> int:
+    """How many threads a parallel region entered here and now would have."""
+    return numba.get_num_threads() if runs_parallel() else 1
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs kernels on the calling thread alone."""
+    if not runs_parallel():
+        yield
+        return
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def _alone() -> bool:

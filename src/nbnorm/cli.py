@@ -1,0 +1,304 @@
+"""The command line: what nbnorm finds on this machine, and what it does there.
+
+nbnorm info      versions, processor, threads, the cache of compiled code
+nbnorm warmup    compile the common kernels into the cache
+nbnorm demo      accuracy and speed in half a screen
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import nbnorm
+from nbnorm.jit import cache, options, target, threads
+
+Array: TypeAlias = NDArray[Any]
+
+_NOTHING_COMPILED = "NUMBA_DISABLE_JIT=1: nothing is compiled, and every kernel runs as slow Python"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    for line in parsed.command(parsed):
+        print(line, flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nbnorm", description=nbnorm.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    text = "show versions, processor, threads and the cache of compiled code"
+    info = commands.add_parser("info", help=text, description=text.capitalize() + ".")
+    info.set_defaults(command=lambda _: _info())
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile the common kernels into the cache",
+        description="Compile the common kernels into the cache, so that no later process of this "
+        "user waits for the compiler: batch norm forward, backward and inference, channels-first "
+        "and channels-last, on one thread and on all.",
+    )
+    warmup.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=["float32", "float64"],
+        default=["float32"],
+        help="element types (default: float32)",
+    )
+    warmup.add_argument(
+        "--activation",
+        nargs="+",
+        choices=["none", "relu", "leaky_relu", "silu", "mish"],
+        default=["none", "relu"],
+        help="activations (default: none relu)",
+    )
+    warmup.set_defaults(command=lambda parsed: _warmup(parsed.dtype, parsed.activation))
+
+    text = "show accuracy and speed beside NumPy"
+    demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
+    demo.set_defaults(command=lambda _: _demo())
+    return parser
+
+
+# --- info -----------------------------------------------------------------------------------
+
+
+def _info() -> Iterator[str]:
+    yield f"nbnorm        {_version('nbnorm')}"
+    yield f"Python        {platform.python_version()}, {platform.platform(terse=True)}"
+    for name in ("NumPy", "Numba", "llvmlite", "tbb"):
+        yield f"{name:<14}{_version(name)}"
+    yield f"processor     {_processor()}"
+    yield f"last cache    {_size(target.last_level_cache_bytes())}"
+    layer = threads.threading_layer()
+    yield f"threads       {threads.thread_count()}, by {layer or 'no layer'}"
+    yield f"compiled code {_cache_summary()}"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    fma = "with" if target.has_fma() else "without"
+    return f"{target.processor_name()}, {8 * target.register_bytes()}-bit registers, {fma} fma"
+
+
+def _cache_summary() -> str:
+    folder = cache.cache_folder()
+    if folder is None:
+        return "not kept" if cache.is_enabled() else "not kept: NBNORM_CACHE=0"
+    entries = _files(folder)
+    root = folder.parent
+    others = sum(_bytes(_files(other)) for other in root.glob("nbnorm-*") if other != folder)
+    kept = f" (and {_size(others)} of other versions)" if others else ""
+    return f"{len(entries)} kernels, {_size(_bytes(entries))} in {folder}{kept}"
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.is_file()]
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MB"
+
+
+# --- warmup ---------------------------------------------------------------------------------
+
+
+class Warming(NamedTuple):
+    """A shape whose kernels are compiled, on one thread and on all."""
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int
+
+
+# One for each kind of plan, large enough for threads: see functional/plan.py.
+WARMING = (
+    Warming("channels-first, large", (32, 64, 56, 56), 1),
+    Warming("channels-first, small", (32, 64, 28, 28), 1),
+    Warming("channels-last", (8, 28, 28, 64), -1),
+    Warming("(n, c)", (128, 4080), -1),
+)
+
+
+def _warmup(dtypes: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
+    if not options.is_compiling():
+        yield _NOTHING_COMPILED
+        return
+    begin = time.perf_counter()
+    before = _kept_count()
+    modes = ["one thread"]
+    if threads.runs_parallel():
+        modes.append(f"{threads.thread_count()} threads")
+    steps = [
+        (dtype, activation, warming, mode)
+        for dtype in dtypes
+        for activation in activations
+        for warming in WARMING
+        for mode in modes
+    ]
+    for i, (dtype, activation, warming, mode) in enumerate(steps, start=1):
+        start = time.perf_counter()
+        if mode == modes[0]:
+            with threads.one_thread():
+                _train_and_infer(warming, dtype, activation)
+        else:
+            _train_and_infer(warming, dtype, activation)
+        yield (
+            f"{i:>3}/{len(steps)}  {dtype}  {activation:<11} {warming.name:<22} {mode:<11} "
+            f"{time.perf_counter() - start:5.1f} s"
+        )
+    seconds = time.perf_counter() - begin
+    if cache.cache_folder() is None:
+        yield f"{seconds:.1f} s, and nothing kept: see nbnorm info"
+    else:
+        yield f"{_kept_count() - before} kernels compiled in {seconds:.1f} s; {_cache_summary()}"
+
+
+def _kept_count() -> int:
+    folder = cache.cache_folder()
+    return 0 if folder is None else len(_files(folder))
+
+
+def _train_and_infer(warming: Warming, dtype: str, activation: str) -> None:
+    x = np.zeros(warming.shape, dtype)
+    gamma = np.ones(warming.shape[warming.axis], dtype)
+    chosen: dict[str, Any] = {
+        "axis": warming.axis,
+        "activation": None if activation == "none" else activation,
+    }
+    y, context = nbnorm.batch_norm_forward(x, gamma, gamma, **chosen)
+    nbnorm.batch_norm_backward(y, context)
+    nbnorm.batch_norm_inference(x, gamma, gamma, gamma, gamma, **chosen)
+
+
+# --- demo -----------------------------------------------------------------------------------
+
+DEMO_SHAPE = (32, 64, 56, 56)
+DEMO_SECONDS = 4.0  # for the times
+_REDUCED = (0, 2, 3)
+_EPS = 1e-5
+
+
+def _demo() -> Iterator[str]:
+    if not options.is_compiling():
+        yield _NOTHING_COMPILED
+        return
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(DEMO_SHAPE, np.float32)
+    yield f"{DEMO_SHAPE} float32, {_processor()}, {threads.thread_count()} threads"
+    yield ""
+    normalized, _ = nbnorm.batch_norm_forward(3 * x + 5, eps=_EPS)
+    yield "One channel                     mean        std"
+    yield f"  before                    {_mean_and_std(3 * x + 5)}"
+    yield f"  after batch_norm_forward  {_mean_and_std(normalized)}"
+    yield ""
+    yield from _accuracy(x)
+    yield ""
+    yield from _speed(x)
+
+
+def _mean_and_std(x: Array) -> str:
+    channel = x[:, 0].astype(np.float64)
+    return f"{channel.mean():8.5f}   {channel.std():8.5f}"
+
+
+def _accuracy(x: Array) -> Iterator[str]:
+    """Errors against float64, of nbnorm and of what is written first."""
+    means = (0.0, 1e2, 1e4, 1e6)
+    yield "Largest error of y for channels of std 1 and mean " + _row(means, "{:>10,.0f}")
+    errors = []
+    x = x[:8]
+    for mean in means:
+        shifted = x + np.float32(mean)
+        y, _ = nbnorm.batch_norm_forward(shifted, eps=_EPS)
+        truth = numpy_forward(shifted.astype(np.float64))[0]
+        naive = naive_forward(shifted)
+        errors.append([np.max(np.abs(result - truth)) for result in (y, naive)])
+    ours, naives = zip(*errors, strict=True)
+    yield f"  {'nbnorm':<48}" + _row(ours, "{:>10.0e}")
+    yield f"  {'float32 NumPy, var = E[x^2] - E[x]^2':<48}" + _row(naives, "{:>10.0e}")
+
+
+def _row(values: Iterable[float], form: str) -> str:
+    return "".join(form.format(value) for value in values)
+
+
+def _speed(x: Array) -> Iterator[str]:
+    """Times of nbnorm, of NumPy and of a copy, in turn."""
+    dy = x[::-1].copy()
+    y = np.empty_like(x)
+    dx = nbnorm.BatchNormGradients(dx=np.empty_like(x))
+    _, context = nbnorm.batch_norm_forward(x)
+    _, mean, inv_std = numpy_forward(x)
+    milliseconds = _timed(
+        {
+            "forward": lambda: nbnorm.batch_norm_forward(x, out=y),
+            "backward": lambda: nbnorm.batch_norm_backward(dy, context, needs=("dx",), out=dx),
+            "numpy forward": lambda: numpy_forward(x),
+            "numpy backward": lambda: numpy_backward(dy, x, mean, inv_std),
+            "copy": lambda: np.copyto(y, x),
+        }
+    )
+    copy = milliseconds["copy"]
+    yield "Time in ms                  forward   backward"
+    for name, prefix in (("nbnorm", ""), ("NumPy", "numpy ")):
+        forward, backward = milliseconds[f"{prefix}forward"], milliseconds[f"{prefix}backward"]
+        yield f"  {name:<22}{forward:>11.1f}{backward:>11.1f}"
+    yield f"  {'a copy of x by NumPy':<22}{copy:>11.1f}"
+
+
+def _timed(tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median milliseconds of each task, run in turn so that a busy moment meets them all."""
+    for task in tasks.values():
+        task()
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    end = time.perf_counter() + DEMO_SECONDS
+    while time.perf_counter() < end:
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def numpy_forward(x: Array) -> tuple[Array, Array, Array]:
+    """Batch norm of (n, c, h, w) as it is usually written: y, mean and inv_std."""
+    mean = x.mean(_REDUCED, keepdims=True)
+    inv_std = 1 / np.sqrt(x.var(_REDUCED, keepdims=True) + x.dtype.type(_EPS))
+    return (x - mean) * inv_std, mean, inv_std
+
+
+def numpy_backward(dy: Array, x: Array, mean: Array, inv_std: Array) -> Array:
+    """Its gradient dx."""
+    normalized = (x - mean) * inv_std
+    along = (dy * normalized).mean(_REDUCED, keepdims=True)
+    return inv_std * (dy - dy.mean(_REDUCED, keepdims=True) - normalized * along)
+
+
+def naive_forward(x: Array) -> Array:
+    """Batch norm by the mean of squares minus the squared mean, in the type of x."""
+    mean = x.mean(_REDUCED, keepdims=True)
+    var = np.maximum((x * x).mean(_REDUCED, keepdims=True) - mean * mean, 0)
+    return (x - mean) / np.sqrt(var + x.dtype.type(_EPS))

@@ -1,0 +1,121 @@
+"""Importing nbnorm: it compiles nothing, changes nothing, starts nothing and takes no time."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jit.processes import python
+
+# A fast machine imports Numba in so many seconds. A slow or busy one takes longer for everything,
+# and the bounds below grow with it.
+NUMBA_IMPORT = 0.3
+
+
+def observed(code: str, **variables: Any) -> Any:
+    """What a script prints as JSON."""
+    return json.loads(python("-c", code, **variables)[0])
+
+
+def test_it_compiles_nothing(tmp_path):
+    code = """
+import json
+import numba, numpy as np
+from numba.core import event
+with event.install_recorder("numba:compile") as during_import:
+    import nbnorm
+    from nbnorm import functional, kernels, layers
+with event.install_recorder("numba:compile") as during_call:
+    nbnorm.batch_norm_inference(np.ones((2, 2)), np.ones(2), np.ones(2))
+print(json.dumps([len(during_import.buffer), len(during_call.buffer)]))
+"""
+    during_import, during_call = observed(code, NUMBA_CACHE_DIR=tmp_path)
+    assert during_import == 0
+    assert during_call > 0  # so the events would have been seen
+
+
+def test_it_changes_no_setting_and_starts_no_thread(tmp_path):
+    code = """
+import json, os, threading, warnings
+import numba, numpy as np
+from numba.core import config
+
+def threads():
+    tasks = "/proc/self/task"
+    return len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count()
+
+def state():
+    settings = {name: repr(value) for name, value in vars(config).items() if name.isupper()}
+    return {
+        **settings,
+        "environment": dict(os.environ),
+        "errors": np.geterr(),
+        "warnings": len(warnings.filters),
+        "threads": threads(),
+    }
+
+before = state()
+import nbnorm, nbnorm.layers
+after = state()
+changed = [name for name in before if before[name] != after[name]]
+try:
+    layer = numba.threading_layer()
+except ValueError:
+    layer = None
+print(json.dumps([len(before), changed, layer]))
+"""
+    names, changed, layer = observed(code, NUMBA_CACHE_DIR=tmp_path)
+    assert names > 50
+    assert (changed, layer) == ([], None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_takes_at_most_50_ms():
+    """Beyond `import numba`: the median of several processes. Measured: 27 ms."""
+    code = """
+import json, time
+start = time.perf_counter()
+import numba
+between = time.perf_counter()
+import nbnorm
+print(json.dumps([between - start, time.perf_counter() - between]))
+"""
+    observed(code)  # writes the bytecode
+    numba, nbnorm = zip(*(observed(code) for _ in range(7)), strict=True)
+    slowness = max(1.0, statistics.median(numba) / NUMBA_IMPORT)
+    assert statistics.median(nbnorm) <= 0.050 * slowness
+
+
+FIRST_CALL = """
+import json, time
+start = time.perf_counter()
+import numba
+imported = time.perf_counter() - start
+import numpy as np
+from nbnorm import batch_norm_backward, batch_norm_forward
+x = np.random.default_rng(0).standard_normal((32, 64, 28, 28), np.float32)
+y, context = batch_norm_forward(x, np.ones(64), np.zeros(64))
+batch_norm_backward(x, context)
+print(json.dumps(imported))
+"""
+
+
+def seconds_of_first_call(cache: Path) -> tuple[float, float]:
+    """The process's time from start to end, and how much slower than a fast machine this one is."""
+    start = time.perf_counter()
+    imported = observed(FIRST_CALL, NUMBA_CACHE_DIR=cache)
+    return time.perf_counter() - start, max(1.0, imported / NUMBA_IMPORT)
+
+
+@pytest.mark.slow
+def test_a_first_training_step_in_a_new_process(tmp_path):
+    """Within 10 s where nothing is cached, within 1.2 s where all is; imports included."""
+    seconds, slowness = seconds_of_first_call(tmp_path)
+    assert seconds <= 10 * slowness
+    cached = [seconds_of_first_call(tmp_path) for _ in range(5)]
+    assert statistics.median(seconds / slowness for seconds, slowness in cached) <= 1.2

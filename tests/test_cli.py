@@ -1,0 +1,179 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from nbnorm import cli, reference
+from nbnorm.functional.layout import layout_of
+from nbnorm.functional.plan import training_plan
+from nbnorm.jit import cache, options, target, threads
+from tests.jit.processes import python
+
+
+def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert cli.main(arguments) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+# --- info -----------------------------------------------------------------------------------
+
+
+def test_info(capsys):
+    lines = output_of(capsys, "info")
+    told = {line[:14].strip(): line[14:] for line in lines}
+    assert told["NumPy"] == np.__version__
+    assert re.match(r"\d+\.\d+", told["Numba"])
+    assert f"{8 * target.register_bytes()}-bit registers" in told["processor"]
+    assert told["processor"].endswith(f"{'with' if target.has_fma() else 'without'} fma")
+    assert told["threads"].startswith(f"{threads.thread_count()}, by ")
+    assert told["last cache"] == f"{target.last_level_cache_bytes() / 2**20:.1f} MB"
+    assert str(cache.cache_folder()) in told["compiled code"]
+
+
+def test_info_counts_the_cache(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "nbnorm-0000000000000000"
+    monkeypatch.setattr(cache, "cache_folder", lambda: folder)
+    assert f"0 kernels, 0.0 MB in {folder}" in output_of(capsys, "info")[-1]
+    folder.mkdir()
+    for name in ("a.bin", "b.bin"):
+        (folder / name).write_bytes(bytes(1 << 20))
+    assert output_of(capsys, "info")[-1].endswith(f"2 kernels, 2.0 MB in {folder}")
+    other = tmp_path / "nbnorm-1111111111111111"
+    other.mkdir()
+    (other / "a.bin").write_bytes(bytes(3 << 20))
+    assert output_of(capsys, "info")[-1].endswith("(and 3.0 MB of other versions)")
+
+
+def test_info_says_why_nothing_is_kept():
+    out, _ = python("-m", "nbnorm", "info", NBNORM_CACHE=0)
+    assert out.splitlines()[-1] == "compiled code not kept: NBNORM_CACHE=0"
+
+
+def test_info_on_one_thread():
+    out, _ = python("-m", "nbnorm", "info", NUMBA_NUM_THREADS=1)
+    assert re.search(r"^threads +1, by", out, re.MULTILINE)
+
+
+# --- arguments ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["warmup", "--dtype", "float16"]])
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: nbnorm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["info"], ["warmup"], ["demo"]])
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--help"])
+    assert caught.value.code == 0
+    assert "usage: nbnorm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["warmup", "demo"])
+def test_nothing_to_show_where_nothing_is_compiled(command):
+    out, _ = python("-m", "nbnorm", command, NUMBA_DISABLE_JIT=1)
+    assert out.startswith("NUMBA_DISABLE_JIT=1: nothing is compiled")
+    assert len(out.splitlines()) == 1
+
+
+# --- warmup ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize("arrays", [2, 3])
+def test_warmup_reaches_every_kind_of_kernel(itemsize, arrays):
+    plans = []
+    for warming in cli.WARMING:
+        axis = warming.axis % len(warming.shape)
+        x = np.empty(warming.shape, f"f{itemsize}")
+        plans.append(training_plan(layout_of(x, (axis,)).shape, itemsize, arrays))
+    assert {(p.columns, p.fused) for p in plans} == {(c, f) for c in (0, 1) for f in (0, 1)}
+    assert all(plan.parallel for plan in plans)
+    assert all(max(plan.tiles, plan.pieces) > 1 for plan in plans)
+
+
+# Shapes of other sizes than warmup's, on threads and not.
+AFTERWARDS = """
+import json
+import numpy as np
+from numba.core import event
+from nbnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
+compiled = {}
+for shape, axis in (
+    ((4, 8, 5, 5), 1), ((16, 32, 32, 32), 1), ((64, 64, 56, 56), 1), ((4, 8, 8, 16), -1),
+    ((16, 14, 14, 256), -1), ((16, 10), 1), ((4096, 1024), 1), ((2, 3, 1000), 1),
+):
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    gamma = np.ones(shape[axis])
+    with event.install_recorder("numba:compile") as made:
+        y, context = batch_norm_forward(x, gamma, gamma, axis=axis)
+        batch_norm_backward(x, context)
+        batch_norm_inference(x, gamma, gamma, gamma, gamma, axis=axis)
+    compiled[str(shape)] = len(made.buffer)
+print(json.dumps(compiled))
+"""
+
+
+@pytest.mark.slow
+def test_after_warmup_no_process_compiles(tmp_path):
+    variables = {"NUMBA_CACHE_DIR": tmp_path, "NUMBA_NUM_THREADS": 2}
+    arguments = ("-m", "nbnorm", "warmup", "--activation", "none")
+    out, _ = python(*arguments, **variables)
+    *steps, last = out.splitlines()
+    assert len(steps) == 2 * len(cli.WARMING)
+    for number, step in enumerate(steps, start=1):
+        assert re.fullmatch(rf" *{number}/{len(steps)}  float32  none .* +\d+\.\d s", step)
+    count, kept = map(
+        int, re.match(r"(\d+) kernels compiled in .* s; (\d+) kernels", last).groups()
+    )
+    assert count == kept == len(list(tmp_path.glob("nbnorm-*/*.bin")))
+    assert count > len(steps)
+    for threads_ in (1, 2):
+        out, _ = python("-c", AFTERWARDS, **variables | {"NUMBA_NUM_THREADS": threads_})
+        assert set(json.loads(out).values()) == {0}
+    out, _ = python(*arguments, **variables)
+    assert out.splitlines()[-1].startswith("0 kernels compiled")
+
+
+# --- demo -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not options.is_compiling(), reason="nothing is compiled")
+def test_demo(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "DEMO_SHAPE", (16, 4, 12, 12))
+    monkeypatch.setattr(cli, "DEMO_SECONDS", 0.05)
+    lines = output_of(capsys, "demo")
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 100
+    told = {line.strip().split("  ")[0]: line.split() for line in reversed(lines)}
+    before, after = told["before"], told["after batch_norm_forward"]
+    assert float(before[-2]) == pytest.approx(5, abs=0.5)
+    assert float(before[-1]) == pytest.approx(3, abs=0.5)
+    assert float(after[-2]) == pytest.approx(0, abs=1e-4)
+    assert float(after[-1]) == pytest.approx(1, abs=1e-4)
+    ours = next(line.split()[1:] for line in lines if line.startswith("  nbnorm"))
+    assert max(map(float, ours)) <= 2e-6
+    naive = next(line.split()[-4:] for line in lines if "E[x^2]" in line)
+    assert max(map(float, naive)) > 0.1
+    times = [re.findall(r"\d+\.\d$", line) for line in lines[-3:]]
+    assert all(times)
+
+
+def test_the_demo_s_numpy_is_batch_norm(rng):
+    x = rng.standard_normal((4, 3, 5, 6)) + 10
+    dy = rng.standard_normal(x.shape)
+    y, mean, inv_std = cli.numpy_forward(x)
+    expected, context = reference.batch_norm_forward(x)
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    np.testing.assert_allclose(cli.naive_forward(x), expected, atol=1e-11)
+    gradients = reference.batch_norm_backward(dy, context)
+    np.testing.assert_allclose(cli.numpy_backward(dy, x, mean, inv_std), gradients.dx, atol=1e-12)
