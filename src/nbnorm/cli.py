@@ -136,7 +136,7 @@ class Warming(NamedTuple):
 # One for each kind of plan, large enough for threads: see functional/plan.py.
 WARMING = (
     Warming("channels-first, large", (32, 64, 56, 56), 1),
-    Warming("channels-first, small", (32, 64, 28, 28), 1),
+    Warming("channels-first, small", (16, 64, 28, 28), 1),
     Warming("channels-last", (8, 28, 28, 64), -1),
     Warming("(n, c)", (128, 4080), -1),
 )

@@ -234,13 +234,14 @@ def apply_columns(
     rest = x.size - rows * row_length
     for tile in range(hi - 1, lo - 1, -1):
         top = tile * height
-        if top + height > rows and rest > 0:
+        bottom = min(top + height, rows)
+        if bottom == rows and rest > 0:
             apply_block(
                 dx, dresidual, dy, x, residual, constants, (rows, rows + 1), (0, rest), row_length,
                 activation, frozen, False,
             )  # fmt: skip
         apply_block(
-            dx, dresidual, dy, x, residual, constants, (top, min(top + height, rows)),
+            dx, dresidual, dy, x, residual, constants, (top, bottom),
             (0, row_length), row_length, activation, frozen, stream,
         )  # fmt: skip
 

@@ -179,13 +179,14 @@ def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, hei
     rest = x.size - rows * row_length
     for tile in range(hi - 1, lo - 1, -1):
         top = tile * height
-        if top + height > rows and rest > 0:
+        bottom = min(top + height, rows)
+        if bottom == rows and rest > 0:
             normalize_block(
                 y, x, residual, constants, (rows, rows + 1), (0, rest), row_length, activation,
                 False,
             )  # fmt: skip
         normalize_block(
-            y, x, residual, constants, (top, min(top + height, rows)), (0, row_length), row_length,
+            y, x, residual, constants, (top, bottom), (0, row_length), row_length,
             activation, stream,
         )  # fmt: skip
 

@@ -170,12 +170,13 @@ def sum_columns(lo, hi, sums, dy, x, residual, constants, activation, height, ro
     rest = x.size - rows * row_length
     for tile in range(lo, hi):
         top = tile * height
+        bottom = min(top + height, rows)
         sums[tile] = 0.0
         sum_block(
-            sums[tile], dy, x, residual, constants, (top, min(top + height, rows)),
+            sums[tile], dy, x, residual, constants, (top, bottom),
             (0, row_length), row_length, activation,
         )  # fmt: skip
-        if top + height > rows and rest > 0:
+        if bottom == rows and rest > 0:
             sum_block(
                 sums[tile], dy, x, residual, constants, (rows, rows + 1), (0, rest), row_length,
                 activation,
