@@ -170,10 +170,15 @@ def widened(values: Array, axis: Axis) -> Array:
     return values.transpose(order).astype(np.float64, order="C").transpose(np.argsort(order))
 
 
+def for_reference(options: dict[str, Any]) -> dict[str, Any]:
+    residual = options["residual"]
+    return options | {"residual": None if residual is None else widened(residual, options["axis"])}
+
+
 def entering(x: Array, options: dict[str, Any]) -> Array:
     """The value that enters the activation."""
     x = widened(x, options["axis"])
-    return reference.batch_norm_forward(x, **{**options, "activation": None})
+    return reference.batch_norm_forward(x, **for_reference(options) | {"activation": None})
 
 
 def run(batch: Batch, layout: str = "C") -> dict[str, Array | None]:
@@ -204,8 +209,9 @@ def allocated(batch: Batch) -> dict[str, Array | None]:
 def expected(batch: Batch) -> dict[str, Array | None]:
     """What the reference makes of a batch."""
     x, dy = (widened(values, batch.options["axis"]) for values in (batch.x, batch.dy))
-    gradients = reference.batch_norm_backward(dy, x, **batch.options)
-    y = reference.batch_norm_forward(x, **batch.options)
+    options = for_reference(batch.options)
+    gradients = reference.batch_norm_backward(dy, x, **options)
+    y = reference.batch_norm_forward(x, **options)
     return {"y": y, **gradients._asdict()}
 
 
@@ -280,13 +286,21 @@ def digest(results: dict[str, Array | None]) -> str:
 
 
 class Site(NamedTuple):
-    """A shape, and the kind of plan that serves its training while its memory is in C order."""
+    """An array in C order, and the kind of plan that serves its training."""
 
     kind: str
     shape: tuple[int, ...]
-    axis: Axis
+    axis: int
     dtype: str
     parallel: bool
+
+    def in_layout(self, layout: str) -> dict[str, Any]:
+        """Shape and axis of an array of this layout that lies in memory as the site does."""
+        ndim = len(self.shape)
+        order = np.argsort(LAYOUTS[layout](np.empty(range(2, ndim + 2))).strides)[::-1]
+        places = np.argsort(order)  # of the array's axes, among those of the site
+        axis = int(order[self.axis]) - ndim * (self.axis < 0)
+        return {"shape": tuple(self.shape[p] for p in places), "axis": axis, "layout": layout}
 
 
 SITES = [
@@ -308,7 +322,6 @@ SITES = [
     Site("sliced planes", (1, 3, 500, 700), 1, "float32", True),
 ]
 KINDS = list(dict.fromkeys(site.kind for site in SITES))
-KEEPS_C_ORDER = ("C", "strided", "read-only")
 
 # A case for each kind of plan, and one large enough for several threads; of one combination of
 # types each, so that there is little to compile.
@@ -380,7 +393,7 @@ def sited_cases() -> list[tuple[Site, Case]]:
         for j, activation in enumerate(ACTIVATIONS):
             if (j + kind) % 4 == place:
                 residual = (j + kind // 2) % 2 == 0
-                case = Case(site.shape, site.axis, "C", site.dtype, 0, activation, residual)
+                case = Case(site.shape, dtype=site.dtype, activation=activation, residual=residual)
                 rows.append((site, case))
     return list(_with_every_pair(rows))
 
@@ -402,10 +415,10 @@ def _with_every_pair(rows: Iterable[tuple[Site, Case]]) -> Iterator[tuple[Site, 
     while added:
         added = False
         for site, case in rows:
-            choices = [
-                case._replace(**dict(zip(FREE, values, strict=True)))
-                for values in itertools.product(*FREE.values())
-            ]
+            choices = []
+            for values in itertools.product(*FREE.values()):
+                free = dict(zip(FREE, values, strict=True))
+                choices.append(case._replace(**free | site.in_layout(free["layout"])))
             best = max(choices, key=lambda choice: len(pairs(site, choice) - seen))
             if pairs(site, best) - seen:
                 seen |= pairs(site, best)

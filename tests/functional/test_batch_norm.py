@@ -29,7 +29,6 @@ from tests.batch_norm_cases import (
     DTYPES,
     EPS,
     FREE,
-    KEEPS_C_ORDER,
     KINDS,
     LAYOUTS,
     ONE_OF_EACH_KIND,
@@ -87,12 +86,10 @@ def test_is_the_reference_whichever_kernels_serve_it(site, case, rng, monkeypatc
     plans = Plans(monkeypatch)
     batch = draw(case, rng)
     assert_within_bounds(run(batch, case.layout), batch)
-    if case.layout in KEEPS_C_ORDER:
-        assert {kind_of(plan) for plan in plans.training} == {site.kind}
-        if site.parallel:
-            assert all(p.parallel and p.tiles > 1 for p in plans.training)
-        for plan in plans.elementwise:
-            assert plan.columns == ("columns" in site.kind)
+    assert {kind_of(plan) for plan in plans.training} == {site.kind}
+    assert all(plan.columns == ("columns" in site.kind) for plan in plans.elementwise)
+    if site.parallel:
+        assert all(plan.parallel and plan.tiles > 1 for plan in plans.training)
 
 
 def test_the_combinations_are_every_pair_of_values():
@@ -165,10 +162,9 @@ def test_a_leaky_relus_slope_is_a_hundredth_unless_given(rng):
 # --- against its parts and its derivative -------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(40, 3), (4, 6, 5, 5)], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_fused_is_separate(activation, shape, rng):
-    batch = draw(Case(shape, dtype="float64", activation=activation, residual=True), rng)
+def test_fused_is_separate(activation, rng):
+    batch = draw(Case((40, 3), dtype="float64", activation=activation, residual=True), rng)
     fused = allocated(batch)
 
     options = {**batch.options, "activation": None, "residual": None}

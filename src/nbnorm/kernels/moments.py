@@ -57,7 +57,7 @@ def exact_moments(x, channel, shape):
         for sample in range(n):
             start = (sample * c + channel) * s
             for i in range(start, start + s):
-                d = x[i] - mean
+                d = float(x[i]) - mean
                 rest += d
                 m2 += d * d
         offset = rest / (n * s)
