@@ -294,10 +294,14 @@ class Site(NamedTuple):
     dtype: str
     parallel: bool
 
+    def __str__(self) -> str:
+        return f"{self.kind}{', parallel' if self.parallel else ''}"
+
     def in_layout(self, layout: str) -> dict[str, Any]:
         """Shape and axis of an array of this layout that lies in memory as the site does."""
         ndim = len(self.shape)
-        order = np.argsort(LAYOUTS[layout](np.empty(range(2, ndim + 2))).strides)[::-1]
+        strides = LAYOUTS[layout](np.empty(range(2, ndim + 2))).strides
+        order = np.argsort(np.abs(strides))[::-1]  # as the axes come in memory
         places = np.argsort(order)  # of the array's axes, among those of the site
         axis = int(order[self.axis]) - ndim * (self.axis < 0)
         return {"shape": tuple(self.shape[p] for p in places), "axis": axis, "layout": layout}
