@@ -29,7 +29,7 @@ from nbnorm import batch_norm_backward, batch_norm_forward
 from nbnorm.jit import threads
 
 THREADS = 8
-SHAPES = ((8, 64, 32, 32), (4096, 64))
+SHAPE = (8, 64, 32, 32)
 
 
 class Observed:
@@ -53,13 +53,12 @@ def work(repeats: int = 1) -> str:
     digests = set()
     for _ in range(repeats):
         rng = np.random.default_rng(0)
+        x, dy = (rng.standard_normal(SHAPE, np.float32) for _ in range(2))
+        y, context = batch_norm_forward(x)
+        gradients = batch_norm_backward(dy, context)
         digest = hashlib.sha256()
-        for shape in SHAPES:
-            x, dy = (rng.standard_normal(shape, np.float32) for _ in range(2))
-            y, context = batch_norm_forward(x)
-            gradients = batch_norm_backward(dy, context)
-            for result in (y, context.statistics, gradients.dx):
-                digest.update(np.ascontiguousarray(result))
+        for result in (y, context.statistics, gradients.dx):
+            digest.update(np.ascontiguousarray(result))
         digests.add(digest.hexdigest())
     return " ".join(sorted(digests))
 
