@@ -30,6 +30,8 @@ lint: .venv/installed-test
 
 compare: .venv/installed-bench
 	$(BIN)/python -m benchmarks.compare batch_norm
+	$(BIN)/python -m benchmarks.compare dense_batch_norm
+	$(BIN)/python -m benchmarks.compare conv2d_batch_norm
 
 # "existing": the code as it is now, in this environment, rather than a build of each commit.
 bench: .venv/installed-bench

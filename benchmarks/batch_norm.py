@@ -9,11 +9,9 @@ benchmarks only.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import numpy as np
+
+from benchmarks.ratio import ratio
 
 SHAPES = {
     "32x64x56x56": (32, 64, 56, 56),
@@ -91,27 +89,10 @@ class Ratio(_BatchNorm):
     unit = "times the limit"
 
     def track_forward_over_copy(self, shape: str, layout: str) -> float:
-        return _ratio(self.forward, self.copy)
+        return ratio(self.forward, self.copy)
 
     def track_inference_over_copy(self, shape: str, layout: str) -> float:
-        return _ratio(self.inference, self.copy)
+        return ratio(self.inference, self.copy)
 
     def track_backward_over_add(self, shape: str, layout: str) -> float:
-        return _ratio(self.backward, self.add)
-
-
-def _ratio(call: Callable[[], object], limit: Callable[[], object], seconds: float = 0.5) -> float:
-    """The median over rounds of the two times' ratio, the two sides taking turns."""
-    ratios = []
-    end = time.perf_counter() + seconds
-    while len(ratios) < 5 or time.perf_counter() < end:
-        ratios.append(_time(call) / _time(limit))
-    return statistics.median(ratios)
-
-
-def _time(call: Callable[[], object]) -> float:
-    """The time of a call whose arrays its predecessor has just used."""
-    call()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+        return ratio(self.backward, self.add)

@@ -15,6 +15,10 @@ quantity   scale                            so that
 ``dgamma`` sqrt(m) rms(dy) rms(xh)          the size of a sum of m terms of random sign
 ``dbeta``  sqrt(m) rms(dy)                  the same
 =========  ===============================  =========================================
+
+With ``relu`` the normalization is followed by a ReLU, and ``dy`` is the gradient behind it: where
+the ReLU gave 0, it counts as 0, in the scales too. The scale of ``y`` is taken before the ReLU,
+which may leave next to nothing of a channel.
 """
 
 from __future__ import annotations
@@ -43,7 +47,14 @@ def as_ncp(array: Array, axis: int = 1) -> Array:
 
 
 def training(
-    x: Array, dy: Array, gamma: Array, beta: Array, eps: float, wide: type = np.float64
+    x: Array,
+    dy: Array,
+    gamma: Array,
+    beta: Array,
+    eps: float,
+    wide: type = np.float64,
+    *,
+    relu: bool = False,
 ) -> Truth:
     """Forward and backward with the statistics of the batch, computed in the type ``wide``."""
     x, dy = x.astype(wide), dy.astype(wide)
@@ -56,17 +67,22 @@ def training(
     s = np.sqrt(var + wide(eps))
     inv_s = np.divide(1, s, out=np.zeros_like(s), where=s > 0)
     xh = centred * inv_s
+    y = gamma * xh + beta
+    rms_y = np.sqrt(_sum(y * y) / m)
+    if relu:
+        dy = np.where(y > 0, dy, 0)
+        y = np.maximum(y, 0)
 
     dbeta, dgamma = _sum(dy), _sum(dy * xh)
     values = {
-        "y": gamma * xh + beta,
+        "y": y,
         "dx": gamma * inv_s * (dy - dbeta / m - xh * (dgamma / m)),
         "dgamma": dgamma.ravel(),
         "dbeta": dbeta.ravel(),
     }
     rms_dy, rms_xh = (np.sqrt(_sum(v * v) / m) for v in (dy, xh))
     scales = {
-        "y": np.sqrt(_sum(values["y"] ** 2) / m),
+        "y": rms_y,
         "dx": np.abs(gamma) * inv_s * rms_dy,
         "dgamma": (np.sqrt(m) * rms_dy * rms_xh).ravel(),
         "dbeta": (np.sqrt(m) * rms_dy).ravel(),
@@ -82,11 +98,14 @@ def inference(
     beta: Array,
     eps: float,
     wide: type = np.float64,
+    *,
+    relu: bool = False,
 ) -> Truth:
     """Normalization by given statistics, computed in the type ``wide``."""
     mean, var, gamma, beta = (p.astype(wide).reshape(1, -1, 1) for p in (mean, var, gamma, beta))
     y = gamma * (x.astype(wide) - mean) / np.sqrt(var + wide(eps)) + beta
-    return Truth({"y": y}, {"y": np.sqrt(_sum(y * y) / (y.shape[0] * y.shape[2]))})
+    rms_y = np.sqrt(_sum(y * y) / (y.shape[0] * y.shape[2]))
+    return Truth({"y": np.maximum(y, 0) if relu else y}, {"y": rms_y})
 
 
 def errors(outputs: dict[str, Array], truth: Truth, slack_ulps: int = 0) -> dict[str, float]:

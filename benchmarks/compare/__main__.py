@@ -7,13 +7,21 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.compare import batch_norm, picture, tables
+from benchmarks.compare import (
+    batch_norm,
+    conv2d_batch_norm,
+    dense_batch_norm,
+    picture,
+    tables,
+)
 from benchmarks.compare.peers import PEERS, SUBJECT
 from benchmarks.compare.protocol import Case, Shape, label
 from benchmarks.compare.results import Results
 from benchmarks.compare.runner import Comparison
 
-SUITES: dict[str, ModuleType] = {suite.NAME: suite for suite in (batch_norm,)}
+SUITES: dict[str, ModuleType] = {
+    suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm)
+}
 RIVALS = [key for key, peer in PEERS.items() if peer.counted and key != SUBJECT]
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -27,11 +35,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="{" + ",".join([*SUITES, "render"]) + "}")
     for name, suite in SUITES.items():
-        operations = [operation.removeprefix(f"{name}_") for operation in suite.OPERATIONS]
+        operations = list(_short_names(suite))
         run = commands.add_parser(name, help=f"measure {name} beside every installed peer")
         run.set_defaults(command=compare, suite=suite)
         run.add_argument("--quick", action="store_true", help="few shapes, 3 rounds, short turns")
-        run.add_argument("--shapes", nargs="+", type=_shape, help="as 32x64x56x56 256x1024")
+        examples = " ".join(map(label, suite.QUICK_SHAPES[:2]))
+        run.add_argument("--shapes", nargs="+", type=_shape, help=f"as {examples}")
         run.add_argument(
             "--only", nargs="+", choices=operations, metavar="OPERATION", help=", ".join(operations)
         )
@@ -60,9 +69,8 @@ def compare(options: argparse.Namespace) -> int:
     suite = options.suite
     partial = any((options.quick, options.shapes, options.only, options.peers))
     shapes = options.shapes or (suite.QUICK_SHAPES if options.quick else suite.SHAPES)
-    operations = (
-        [f"{suite.NAME}_{name}" for name in options.only] if options.only else suite.OPERATIONS
-    )
+    names = _short_names(suite)
+    operations = [names[name] for name in options.only or names]
     left_out = set(RIVALS).difference(options.peers or RIVALS)
     peers = [peer for key, peer in PEERS.items() if key not in left_out]
     comparison = Comparison(
@@ -82,6 +90,9 @@ def compare(options: argparse.Namespace) -> int:
             bar.update()
 
         results = comparison.run(plan, progress)
+    if hasattr(suite, "MEMORY") and suite.MEMORY in operations:
+        print("measuring memory", file=sys.stderr)
+        comparison.measure_memory(suite.memory_cases(), suite.MEMORY_PEERS)
     # A partial run never takes the place of a whole one.
     name = f"{suite.NAME}-partial" if partial else suite.NAME
     options.output.mkdir(parents=True, exist_ok=True)
@@ -109,6 +120,11 @@ def _subject_failed(results: Results) -> bool:
     return SUBJECT in results.missing or any(
         refusal.peer == SUBJECT and refusal.kind != "unsupported" for refusal in results.refusals
     )
+
+
+def _short_names(suite: ModuleType) -> dict[str, str]:
+    """The operations of a suite by the names that `--only` takes."""
+    return {operation.removeprefix(f"{suite.NAME}_"): operation for operation in suite.OPERATIONS}
 
 
 def _shape(text: str) -> Shape:

@@ -12,9 +12,10 @@ from benchmarks import truth
 from benchmarks.compare.peers import SUBJECT
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case, Shape
 from benchmarks.compare.results import Results
-from benchmarks.compare.targets import Ratios, Target
+from benchmarks.compare.targets import Ratios, Target, against, against_fastest, best_layouts
 
 NAME = "batch_norm"
+DIMENSIONS = "shape"
 
 PICTURES: list[Shape] = [
     (32, 64, 112, 112), (32, 64, 56, 56), (32, 256, 56, 56), (32, 128, 28, 28), (32, 256, 14, 14),
@@ -140,38 +141,7 @@ class Problem:
 
 def against_pytorch(operation: str, layout: str, shapes: list[Shape] = PICTURES) -> Any:
     """Times as fast as eager PyTorch in the same layout."""
-
-    def ratios(results: Results) -> Ratios:
-        wanted = (Case(operation, shape, layout) for shape in shapes)
-        return {case: r for case in wanted if (r := results.ratio("pytorch", case)) is not None}
-
-    return ratios
-
-
-def against_fastest(wanted: Callable[[], Iterable[Case]]) -> Any:
-    """Times as fast as the fastest library that did the same case."""
-
-    def ratios(results: Results) -> Ratios:
-        found = {}
-        for case in wanted():
-            ours, rivals = results.seconds(SUBJECT, case), results.rivals(case)
-            if ours and rivals:
-                found[case] = min(rivals.values()) / ours
-        return found
-
-    return ratios
-
-
-def best_layouts(results: Results) -> Ratios:
-    """Each library in its better layout, and the fastest of them all over nbnorm."""
-    found = {}
-    for shape in (*PICTURES, *TABLES):
-        both = [Case(BOTH, shape, layout) for layout in layouts(shape)]
-        ours = [seconds for case in both if (seconds := results.seconds(SUBJECT, case))]
-        rivals = [seconds for case in both for seconds in results.rivals(case).values()]
-        if ours and rivals:
-            found[Case(BOTH, shape, "best layout")] = min(rivals) / min(ours)
-    return found
+    return against("pytorch", (Case(operation, shape, layout) for shape in shapes))
 
 
 def over_limit(operation: str, layout: str) -> Any:
@@ -193,6 +163,10 @@ def limit_of(results: Results, case: Case) -> float | None:
     """The seconds of the copy or the sum that a case is held against."""
     name = LIMIT[case.operation]
     return results.seconds("limits", Case(name, case.shape, case.layout, True)) if name else None
+
+
+def _steps() -> Iterable[Case]:
+    return (Case(BOTH, shape, "any") for shape in (*PICTURES, *TABLES))
 
 
 def _inferences() -> Iterable[Case]:
@@ -221,10 +195,10 @@ TARGETS = [
     Target("backward, channels-last", _SAME,
            against_pytorch(BACKWARD, LAST), 2, _at_least(1.2)),
     Target("forward + backward, best layout of each", "the fastest peer of all",
-           best_layouts, 1.8, _at_least(1.1)),
+           best_layouts(_steps(), layouts), 1.8, _at_least(1.1)),
     Target("(n, c), forward and backward", _FASTEST,
-           against_fastest(_tables), 2, _at_least(1.3)),
-    Target("inference", _FASTEST, against_fastest(_inferences), 1.2, _at_least(1.0)),
+           against_fastest(_tables()), 2, _at_least(1.3)),
+    Target("inference", _FASTEST, against_fastest(_inferences()), 1.2, _at_least(1.0)),
     *(Target(f"{name} with out=, 64 MB and more, {layout}", f"{limit}: times its time",
              over_limit(operation, layout), mean, at_most=True)
       for operation, name, limit, layout, mean in (

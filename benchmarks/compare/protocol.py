@@ -15,8 +15,9 @@ FIRST, LAST, ROWS = "channels-first", "channels-last", "(n, c)"
 class Case:
     """One thing to measure: an operation on arrays of one shape and layout.
 
-    `shape` is always written with the channels second, whatever the order in memory. With `reuse`
-    the result goes into arrays that the caller allocated once; without, each call makes its own.
+    `shape` is always written in the order that its suite documents (that of an array has the
+    channels second), whatever the order in memory. With `reuse` the result goes into arrays that
+    the caller allocated once; without, each call makes its own.
     """
 
     operation: str  # the method of a peer, e.g. "batch_norm_forward"

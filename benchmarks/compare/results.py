@@ -33,6 +33,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Resident:
+    """The memory that one library needs for a case, beyond what its process holds idle."""
+
+    peer: str
+    case: Case
+    mebibytes: float
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A case that a library was not timed on: unsupported, failed, or its outputs disagreed."""
 
@@ -50,6 +59,7 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    memory: list[Resident] = field(default_factory=list)
 
     def seconds(self, peer: str, case: Case) -> float | None:
         """The median of the rounds, or None where the library was not timed."""
@@ -89,8 +99,11 @@ class Results:
             }
             for r in self.records
         ]  # fmt: skip
+        memory = [asdict(m.case) | {"peer": m.peer, "mebibytes": m.mebibytes} for m in self.memory]
         text = json.dumps(head, indent=1).removesuffix("\n}")
-        for name, rows in (("refusals", refusals), ("results", records)):
+        for name, rows in (("refusals", refusals), ("memory", memory), ("results", records)):
+            if name == "memory" and not rows:
+                continue
             lines = ",\n".join(f"  {json.dumps(_rounded(row))}" for row in rows)
             text += f',\n "{name}": [\n{lines}\n ]'
         path.write_text(text + "\n}\n")
@@ -106,8 +119,9 @@ class Results:
             Record(r["peer"], _case(r), tuple(r["rounds"]), r["error"])
             for r in document.pop("results")
         ]
+        memory = [Resident(r["peer"], _case(r), r["mebibytes"]) for r in document.pop("memory", [])]
         suite, versions, missing = (document.pop(k) for k in ("suite", "versions", "missing"))
-        return cls(suite, document, versions, missing, records, refusals)
+        return cls(suite, document, versions, missing, records, refusals, memory)
 
 
 def geometric_mean(values: Iterable[float]) -> float:

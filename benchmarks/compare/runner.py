@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.compare.peers import Peer
-from benchmarks.compare.protocol import Case, Shape, Unsupported
-from benchmarks.compare.results import Record, Refusal, Results
+from benchmarks.compare.protocol import Case, Given, Shape, Unsupported
+from benchmarks.compare.results import Record, Refusal, Resident, Results
 from benchmarks.compare.workers import NotInstalled, PeerFailure, Worker
 
 # Other work on the machine spoils single turns. Where the middle half of a library's rounds lies
@@ -59,7 +59,7 @@ class Comparison:
     ) -> Results:
         """Measure the plan. `progress` is told of each case before it is begun."""
         try:
-            self._start()
+            self._start({case.operation for *_, cases in plan for case in cases})
             problem, drawn = None, None
             for shape, layout, cases in plan:
                 if drawn != shape:
@@ -75,8 +75,42 @@ class Comparison:
                 worker.close()
         return self.results
 
-    def _start(self) -> None:
+    def measure_memory(self, cases: Iterable[Case], keys: Iterable[str]) -> None:
+        """Measure the suite's memory cases on some libraries, each in a process of its own."""
+        peers = [peer for peer in self.peers if peer.key in keys]
+        for case in cases:
+            little, given = self.suite.memory_problem(case)
+            first = None
+            for peer in peers:
+                try:
+                    mebibytes, outputs = self._growth(peer, little, given)
+                except Unsupported as reason:
+                    self._refuse(peer, case, "unsupported", str(reason))
+                except PeerFailure as reason:
+                    self._refuse(peer, case, "failed", str(reason))
+                else:
+                    first = first or outputs
+                    error = self.suite.memory_error(first, outputs)
+                    if error <= self.suite.MEMORY_TOLERANCE:
+                        self.results.memory.append(Resident(peer.key, case, mebibytes))
+                    else:
+                        reason = f"{error:.1e} away from {peers[0].label}"
+                        self._refuse(peer, case, "disagrees", reason)
+
+    def _growth(self, peer: Peer, little: Given, given: Given) -> Any:
+        """The second of two processes: in the first, what compiles compiles, and keeps it."""
+        for _ in range(2):
+            worker = Worker(peer, self.threads)
+            try:
+                answer = worker.ask("grow", little, given)
+            finally:
+                worker.close()
+        return answer
+
+    def _start(self, operations: set[str]) -> None:
         for peer in self.peers:
+            if not any(map(peer.does, operations)):
+                continue
             try:
                 worker = Worker(peer, self.threads)
             except NotInstalled as reason:
@@ -115,7 +149,9 @@ class Comparison:
         error = problem.error(case, outputs)
         if error <= self.suite.TOLERANCE:  # not so for NaN
             return float(error)
-        self._refuse(worker, case, "disagrees", f"largest error {error:.1e} of the outputs' scale")
+        self._refuse(
+            worker.peer, case, "disagrees", f"largest error {error:.1e} of the outputs' scale"
+        )
         return None
 
     def _ask(self, worker: Worker, case: Case, verb: str, *arguments: Any) -> Any:
@@ -123,16 +159,16 @@ class Comparison:
         try:
             return worker.ask(verb, *arguments)
         except Unsupported as reason:
-            self._refuse(worker, case, "unsupported", str(reason))
+            self._refuse(worker.peer, case, "unsupported", str(reason))
         except PeerFailure as reason:
-            self._refuse(worker, case, "failed", str(reason))
+            self._refuse(worker.peer, case, "failed", str(reason))
             if not worker.process.is_alive():
                 self.workers.remove(worker)
                 self.results.missing[worker.peer.key] = f"gone in {case.operation}: {reason}"
         return None
 
-    def _refuse(self, worker: Worker, case: Case, kind: str, reason: str) -> None:
-        self.results.refusals.append(Refusal(worker.peer.key, case, kind, reason))
+    def _refuse(self, peer: Peer, case: Case, kind: str, reason: str) -> None:
+        self.results.refusals.append(Refusal(peer.key, case, kind, reason))
 
 
 def _unsteady(rounds: list[float]) -> bool:

@@ -21,13 +21,14 @@ def report(results: Results, suite: ModuleType) -> str:
     parts = [heading(results)]
     for title, cases in _groups(results, suite).items():
         parts.append(f"**{title}**\n\n{shape_table(results, suite, cases)}")
-    parts += [summary(results, suite), targets(results, suite), omissions(results)]
+    parts += [summary(results, suite), memory(results), targets(results, suite), omissions(results)]
     return "\n\n".join(part for part in parts if part)
 
 
 def readme(results: Results, suite: ModuleType) -> str:
     """The part of the report that a README shows."""
-    return "\n\n".join([heading(results), targets(results, suite), summary(results, suite)])
+    parts = [heading(results), targets(results, suite), summary(results, suite), memory(results)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def heading(results: Results) -> str:
@@ -36,47 +37,62 @@ def heading(results: Results) -> str:
     for found in results.versions.values():
         versions |= found
     host = about["machine"]
+    spreads = [record.spread for record in results.records] or [0.0]  # only memory was measured
     return (
         f"{results.suite}: float32, {about['threads']} threads on {host['processor']}, "
         f"{about['date'][:10]}; medians of at least {about['rounds']} rounds, which lie "
-        f"{100 * statistics.median(r.spread for r in results.records):.0f} % apart (median). "
+        f"{100 * statistics.median(spreads):.0f} % apart (median). "
         f"Python {host['python']}, " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."
     )
 
 
 def shape_table(results: Results, suite: ModuleType, cases: list[Case]) -> str:
-    """A row for each shape: our time, over the limit, and each peer's time over ours."""
+    """A row for each shape: our time, over the limit if any, and each peer's time over ours."""
     peers = _peers(results, cases)
+    columns = [[results.ratio(peer, case) for case in cases] for peer in peers]
+    worst = [min(_known(column), default=None) for column in columns]
+    headings = [suite.DIMENSIONS, "nbnorm ms", *_labels(peers)]
+    if _known(limits := [_over_limit(results, suite, case) for case in cases]):
+        headings.insert(2, "over limit")
+        columns.insert(0, limits)
+        worst.insert(0, max(_known(limits)))
     rows = [
         [
             label(case.shape),
             _cell(results.seconds(SUBJECT, case), _milliseconds),
-            _cell(_over_limit(results, suite, case), _times),
-            *(_cell(results.ratio(peer, case), _times) for peer in peers),
+            *(_cell(value, _times) for value in values),
         ]
-        for case in cases
+        for case, *values in zip(cases, *columns, strict=True)
     ]
-    limits = [_over_limit(results, suite, case) for case in cases]
-    columns = [limits, *([results.ratio(peer, case) for case in cases] for peer in peers)]
     if len(cases) > 1:
         rows.append(["geometric mean", "", *(_cell(_mean(column), _times) for column in columns)])
-        worst = [
-            max(_known(limits), default=None),
-            *(min(_known(c), default=None) for c in columns[1:]),
-        ]
         rows.append(["worst", "", *(_cell(value, _times) for value in worst)])
-    return markdown.table(["shape", "nbnorm ms", "over limit", *_labels(peers)], rows)
+    return markdown.table(headings, rows)
 
 
 def summary(results: Results, suite: ModuleType) -> str:
     """A row for each operation and layout: geometric means of each peer's time over ours."""
-    peers = _peers(results, results.cases())
+    groups = _groups(results, suite)
+    peers = _peers(results, [case for cases in groups.values() for case in cases])
     rows = []
-    for title, cases in _groups(results, suite).items():
+    for title, cases in groups.items():
         ratios = [_mean([results.ratio(peer, case) for case in cases]) for peer in peers]
         rows.append([title, str(len(cases)), *(_cell(ratio, _times) for ratio in ratios)])
     note = "How many times nbnorm's time each library takes, geometric mean over the shapes."
     return f"{note}\n\n{markdown.table(['operation', 'shapes', *_labels(peers)], rows)}"
+
+
+def memory(results: Results) -> str:
+    """A row for each library and case whose memory was measured."""
+    rows = [[PEERS[m.peer].label, m.case.layout, f"{m.mebibytes:.0f} MiB"] for m in results.memory]
+    if not rows:
+        return ""
+    shape = label(results.memory[0].case.shape)
+    note = (
+        f"Resident memory of a training step of four blocks of {shape}: its peak over that of the "
+        "idle process, warmed with a batch of one."
+    )
+    return f"{note}\n\n{markdown.table(['library', 'layout', 'growth'], rows)}"
 
 
 def targets(results: Results, suite: ModuleType) -> str:
@@ -113,7 +129,9 @@ def _groups(results: Results, suite: ModuleType) -> dict[str, list[Case]]:
 
 
 def _peers(results: Results, cases: list[Case]) -> list[str]:
-    found = {peer for case in cases for peer in results.rivals(case)}
+    """Who was timed on any of the cases beside nbnorm, yardsticks included."""
+    among = set(cases)
+    found = {record.peer for record in results.records if record.case in among} - {SUBJECT}
     return [key for key in PEERS if key in found]
 
 

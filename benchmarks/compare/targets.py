@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-from benchmarks.compare.protocol import Case, label
+from benchmarks.compare.peers import SUBJECT
+from benchmarks.compare.protocol import Case, Shape, label
 from benchmarks.compare.results import Results, geometric_mean
 
 Ratios = dict[Case, float]
@@ -74,6 +75,61 @@ class Verdict:
 
 
 HEADINGS = ["what (cases)", "against", "geometric mean", "target", "worst case", "target", "met"]
+
+
+# ------------------------------------------------------------------- what nbnorm is held against
+
+
+def against(peer: str, wanted: Iterable[Case]) -> Callable[[Results], Ratios]:
+    """Times as fast as one library on the same case."""
+    wanted = list(wanted)
+
+    def ratios(results: Results) -> Ratios:
+        return {case: r for case in wanted if (r := results.ratio(peer, case)) is not None}
+
+    return ratios
+
+
+def against_fastest(wanted: Iterable[Case]) -> Callable[[Results], Ratios]:
+    """Times as fast as the fastest library that did the same case."""
+    wanted = list(wanted)
+
+    def ratios(results: Results) -> Ratios:
+        found = {}
+        for case in wanted:
+            ours, rivals = results.seconds(SUBJECT, case), results.rivals(case)
+            if ours and rivals:
+                found[case] = min(rivals.values()) / ours
+        return found
+
+    return ratios
+
+
+def best_layouts(
+    wanted: Iterable[Case],
+    layouts: Callable[[Shape], Iterable[str]],
+    peer: str | None = None,
+) -> Callable[[Results], Ratios]:
+    """Each library in its better layout, and the fastest of them all (or one peer) over nbnorm.
+
+    The layout of the cases wanted says nothing: those that were measured take its place.
+    """
+    wanted = [replace(case, layout="best layout") for case in wanted]
+
+    def ratios(results: Results) -> Ratios:
+        found = {}
+        for case in wanted:
+            each = [replace(case, layout=layout) for layout in layouts(case.shape)]
+            ours = [seconds for one in each if (seconds := results.seconds(SUBJECT, one))]
+            if peer is None:
+                theirs = [seconds for one in each for seconds in results.rivals(one).values()]
+            else:
+                theirs = [seconds for one in each if (seconds := results.seconds(peer, one))]
+            if ours and theirs:
+                found[case] = min(theirs) / min(ours)
+        return found
+
+    return ratios
 
 
 def judge(results: Results, targets: list[Target]) -> list[Verdict]:

@@ -20,12 +20,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.compare import memory
 from benchmarks.compare.peers import COMMON_ENVIRONMENT, Peer
 from benchmarks.compare.protocol import Call, Case, Given, Unsupported
 
 ANSWER_WITHIN = 300  # seconds; the slowest thing asked for is a first compilation
 WARM_UP = 0.005  # seconds of calls before the clock counts
 LEAST_CALLS = 3
+SLOW = 1.0  # seconds; a longer call is a turn, and needs no warm-up: XLA has some of 12 seconds
 
 # A thread pool that has run out of work spins for a while before it sleeps, and a pool that spins
 # takes the core of whoever has the turn. Forbidding it (OMP_WAIT_POLICY=passive and its relatives)
@@ -83,7 +85,7 @@ def _end_with_parent() -> None:
 
 
 class Bench:
-    """The requests that a child answers: load, prepare, outputs, measure."""
+    """The requests that a child answers: load, prepare, measure, grow."""
 
     def __init__(self, adapter: Any) -> None:
         self.adapter = adapter
@@ -109,14 +111,27 @@ class Bench:
         assert self.call is not None
         return median_of_calls(self.call.run, seconds)
 
+    def grow(self, little: Given, given: Given) -> tuple[float, dict[str, Any]]:
+        """The MiB that calls need after a warm-up on little data, and the outputs."""
+        method = getattr(self.adapter, given.case.operation)
+        return memory.growth(lambda: method(little), lambda: method(given))
+
 
 def median_of_calls(run: Callable[[], Any], seconds: float) -> float:
-    """Call for about so many seconds, three times at least, after a warm-up that is not counted."""
+    """Call for about so many seconds, three times at least, after a warm-up that is not counted.
+
+    Of a call that takes longer than `SLOW` there is only one.
+    """
     clock, times = time.perf_counter, []
     warm = clock() + WARM_UP  # threads wake, and caches forget the library that went before
     while True:
-        run()
-        if clock() >= warm:
+        start = clock()
+        result = run()
+        end = clock()
+        del result
+        if end - start > SLOW:
+            return end - start
+        if end >= warm:
             break
     end = clock() + seconds
     while len(times) < LEAST_CALLS or clock() < end:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import truth
 from benchmarks.compare import __main__ as command
-from benchmarks.compare import batch_norm, picture, tables
+from benchmarks.compare import batch_norm, picture, tables, workers
 from benchmarks.compare.peers import PEERS, Peer
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case
 from benchmarks.compare.results import Record, Refusal, Results
@@ -111,6 +111,14 @@ def test_a_turn_counts_only_the_call() -> None:
     assert len(calls) >= 4  # a warm-up, and three that count
 
 
+def test_a_slow_call_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "SLOW", 0.01)
+    calls = []
+    seconds = median_of_calls(lambda: calls.append(time.sleep(0.02)), 0.1)
+    assert seconds >= 0.02
+    assert len(calls) == 1
+
+
 # --------------------------------------------------------------------------------- what is asked
 
 
@@ -184,7 +192,8 @@ def test_best_layout_of_each() -> None:
     first, last = (Case(batch_norm.BOTH, LARGE, layout) for layout in (FIRST, LAST))
     took = {("nbnorm", first): 3.0, ("nbnorm", last): 2.0,
             ("jax", first): 5.0, ("pytorch", last): 6.0}  # fmt: skip
-    assert list(batch_norm.best_layouts(results_of(took)).values()) == [2.5]
+    best = next(t for t in batch_norm.TARGETS if "best layout" in t.title)
+    assert list(best.ratios(results_of(took)).values()) == [2.5]
 
 
 def test_like_is_compared_with_like_in_inference() -> None:

@@ -12,6 +12,7 @@ where the library is missing.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 
 
@@ -23,12 +24,16 @@ class Peer:
     label: str
     distributions: tuple[str, ...]  # whose versions are recorded
     environment: dict[str, str] = field(default_factory=dict)
-    counted: bool = True  # False: it measures a limit of the machine and competes with no one
+    counted: bool = True  # False: it is a yardstick, and competes with no one
     module: str = ""  # of its adapter; by default the file of its key
 
     @property
     def adapter(self) -> str:
         return self.module or f"{__name__}.{self.key}"
+
+    def does(self, operation: str) -> bool:
+        """Whether its adapter has a method of this name; the library need not be installed."""
+        return hasattr(importlib.import_module(self.adapter).Adapter, operation)
 
 
 # Every process gets these; "{threads}" is replaced. Libraries that take their thread count by a
@@ -45,6 +50,9 @@ PEERS = {
     peer.key: peer
     for peer in (
         Peer(SUBJECT, "nbnorm", ("nbnorm", "numba", "numpy"), {"NUMBA_NUM_THREADS": "{threads}"}),
+        Peer("separate", "nbnorm, separate calls", ("nbnorm", "numba", "numpy"),
+             {"NUMBA_NUM_THREADS": "{threads}"}, counted=False),
+        Peer("numpy", "NumPy", ("numpy",), counted=False),
         Peer("limits", "memory limit", ("numpy",), counted=False),
         Peer("pytorch", "PyTorch", ("torch",)),
         Peer("pytorch_compiled", "torch.compile", ("torch",),

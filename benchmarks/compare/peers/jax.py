@@ -1,12 +1,13 @@
-"""JAX: batch norm as Flax writes it, jitted; gradients by jax.vjp."""
+"""JAX: layers as Flax writes them, jitted; gradients by jax.vjp."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from benchmarks.compare.protocol import Call, Given, Unsupported
+from benchmarks.compare.protocol import LAST, Call, Given, Unsupported
 
 
 class Adapter:
@@ -55,6 +56,72 @@ class Adapter:
             lambda results: {**_y(results[0]), **_gradients(results[1])},
         )
 
+    def dense_batch_norm_inference(self, given: Given) -> Call:
+        """With weights folded beforehand."""
+        x, mean, var, gamma, beta = self._on_device(given, "x", "mean", "var", "gamma", "beta")
+        product, weight = self._product(given), self._weight(given)
+        along, relu = _broadcast(given["x"], given.axis), self.jax.nn.relu
+        scale = gamma * self.jax.lax.rsqrt(var + given["eps"])
+        outputs = (-1,) if _is_hwio(given) else (-1, *[1] * (weight.ndim - 1))
+        weight, bias = weight * scale.reshape(outputs), beta - mean * scale
+        function = self._jit(given, lambda x, w, bias: relu(product(x, w) + along(bias)))
+        return Call(lambda: function(x, weight, bias).block_until_ready(), _y)
+
+    def dense_batch_norm_forward(self, given: Given) -> Call:
+        x, gamma, beta = self._on_device(given, "x", "gamma", "beta")
+        weight, function = self._weight(given), self._jit(given, self._layer(given))
+        return Call(lambda: function(x, weight, gamma, beta).block_until_ready(), _y)
+
+    def dense_batch_norm_forward_backward(self, given: Given) -> Call:
+        x, gamma, beta, dy = self._on_device(given, "x", "gamma", "beta", "dy")
+        weight, layer = self._weight(given), self._layer(given)
+        vjp, wait = self.jax.vjp, self.jax.block_until_ready
+
+        def step(x: Any, weight: Any, gamma: Any, beta: Any, dy: Any) -> Any:
+            y, pullback = vjp(layer, x, weight, gamma, beta)
+            return y, *pullback(dy)
+
+        def read(results: Any) -> dict[str, Any]:
+            y, dx, dweight, dgamma, dbeta = map(np.asarray, results)
+            if _is_hwio(given):
+                dweight = dweight.transpose(3, 2, 0, 1)
+            return {"y": y, "dx": dx, "dweight": dweight, "dgamma": dgamma, "dbeta": dbeta}
+
+        function = self._jit(given, step)
+        return Call(lambda: wait(function(x, weight, gamma, beta, dy)), read)
+
+    conv2d_batch_norm_inference = dense_batch_norm_inference
+    conv2d_batch_norm_forward = dense_batch_norm_forward
+    conv2d_batch_norm_forward_backward = dense_batch_norm_forward_backward
+
+    def _layer(self, given: Given) -> Any:
+        product, relu = self._product(given), self.jax.nn.relu
+        normalize = self._training(given)
+        return lambda x, weight, gamma, beta: relu(normalize(product(x, weight), gamma, beta))
+
+    def _product(self, given: Given) -> Any:
+        """The dense layer or the convolution of a case."""
+        if given["weight"].ndim == 2:
+            return lambda x, weight: x @ weight.T
+        stride, padding, dilation, groups = (
+            given[name] for name in ("stride", "padding", "dilation", "groups")
+        )
+        last = ("NHWC", "HWIO", "NHWC")
+        return functools.partial(
+            self.jax.lax.conv_general_dilated,
+            window_strides=[stride] * 2,
+            padding=[(padding, padding)] * 2,
+            rhs_dilation=[dilation] * 2,
+            feature_group_count=groups,
+            dimension_numbers=last if _is_hwio(given) else ("NCHW", "OIHW", "NCHW"),
+        )
+
+    def _weight(self, given: Given) -> Any:
+        weight = given["weight"]
+        if _is_hwio(given):
+            weight = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+        return self.jax.device_put(weight)
+
     def _training(self, given: Given) -> Any:
         jnp, rsqrt, eps = self.jax.numpy, self.jax.lax.rsqrt, given["eps"]
         along = _broadcast(given["x"], given.axis)
@@ -76,6 +143,11 @@ class Adapter:
 
     def _on_device(self, given: Given, *names: str) -> list[Any]:
         return [self.jax.device_put(given[name]) for name in names]
+
+
+def _is_hwio(given: Given) -> bool:
+    """Whether weights are in the order that goes with channels-last data."""
+    return given["weight"].ndim == 4 and given.case.layout == LAST
 
 
 def _broadcast(x: Any, axis: int) -> Any:

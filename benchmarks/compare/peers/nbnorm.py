@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.compare.memory import memory_data
 from benchmarks.compare.protocol import Call, Given
 
 
@@ -43,11 +44,90 @@ class Adapter:
 
         return Call(run, lambda result: {"y": result[0], **_gradients(result[1])})
 
+    def dense_forward(self, given: Given) -> Call:
+        x, weight = given["x"], given["weight"]
+        function, out = self.nbnorm.dense_forward, _like(given["dy"], given.reuse)
+        return Call(lambda: function(x, weight, out=out), lambda z: {"z": z})
+
+    def dense_batch_norm_inference(self, given: Given) -> Call:
+        return self._layer_inference(given, self.nbnorm.dense_batch_norm_inference)
+
+    def dense_batch_norm_forward(self, given: Given) -> Call:
+        forward = self._layer_forward(given, self.nbnorm.dense_batch_norm_forward)
+        return Call(forward, lambda result: {"y": result[0]})
+
+    def dense_batch_norm_forward_backward(self, given: Given) -> Call:
+        forward = self._layer_forward(given, self.nbnorm.dense_batch_norm_forward)
+        return _step(forward, self.nbnorm.dense_batch_norm_backward, given["dy"])
+
+    def conv2d_batch_norm_inference(self, given: Given) -> Call:
+        return self._layer_inference(given, self.nbnorm.conv2d_batch_norm_inference)
+
+    def conv2d_batch_norm_forward(self, given: Given) -> Call:
+        forward = self._layer_forward(given, self.nbnorm.conv2d_batch_norm_forward)
+        return Call(forward, lambda result: {"y": result[0]})
+
+    def conv2d_batch_norm_forward_backward(self, given: Given) -> Call:
+        forward = self._layer_forward(given, self.nbnorm.conv2d_batch_norm_forward)
+        return _step(forward, self.nbnorm.conv2d_batch_norm_backward, given["dy"])
+
+    def conv2d_batch_norm_memory(self, given: Given) -> Call:
+        """Its layers, in a row."""
+        data, layers = memory_data(given), []
+        for weight in data["weights"]:
+            k, c, *window = weight.shape
+            layer = self.nbnorm.Conv2dBatchNorm(
+                c * given["groups"], k, tuple(window), bias=False, activation="relu",
+                eps=given["eps"], axis=given.axis, **convolution(given),
+            )  # fmt: skip
+            layer.parameters()["weight"][...] = weight
+            layers.append(layer)
+        blocks, x, dy = self.nbnorm.Sequential(*layers), data["x"], data["dy"]
+
+        def step() -> Any:
+            blocks.zero_grad()
+            return blocks(x), blocks.backward(dy)
+
+        return Call(step, lambda results: dict(zip(("y", "dx"), results, strict=True)))
+
+    def _layer_inference(self, given: Given, function: Any) -> Call:
+        """Called with batch norm's own parameters: it folds them itself, each time."""
+        names = ("x", "weight", "mean", "var", "gamma", "beta")
+        arrays = [given[name] for name in names]
+        keywords = layer_keywords(given) | {"out": _like(given["dy"], given.reuse)}
+        return Call(lambda: function(*arrays, **keywords), lambda y: {"y": y})
+
+    def _layer_forward(self, given: Given, function: Any) -> Any:
+        arrays = [given[name] for name in ("x", "weight", "gamma", "beta")]
+        keywords = layer_keywords(given)
+        return lambda: function(*arrays, **keywords)
+
     def _forward(self, given: Given, out: Any = None) -> Any:
         x, gamma, beta = given["x"], given["gamma"], given["beta"]
         keywords = {"axis": given.axis, "eps": given["eps"], "out": out}
         function = self.nbnorm.batch_norm_forward
         return lambda: function(x, gamma, beta, **keywords)
+
+
+def convolution(given: Given) -> dict[str, Any]:
+    """What a convolution is told beside its arrays; a dense layer: nothing."""
+    names = ("stride", "padding", "dilation", "groups")
+    return {name: given[name] for name in names if name in given.values}
+
+
+def layer_keywords(given: Given) -> dict[str, Any]:
+    """What a fused function is told beside its arrays."""
+    axis = {"axis": given.axis} if given["weight"].ndim == 4 else {}
+    return {"eps": given["eps"], "activation": "relu", **axis, **convolution(given)}
+
+
+def _step(forward: Any, backward: Any, dy: Any) -> Call:
+    def run() -> Any:
+        y, context = forward()
+        return y, backward(dy, context)
+
+    names = ("dx", "dweight", "dgamma", "dbeta")
+    return Call(run, lambda result: {"y": result[0], **{k: getattr(result[1], k) for k in names}})
 
 
 def _like(array: Any, wanted: bool = True) -> Any:

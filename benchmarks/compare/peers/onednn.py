@@ -8,7 +8,7 @@ from benchmarks.compare.peers import pytorch
 from benchmarks.compare.protocol import Call, Given, Unsupported
 
 
-class Adapter(pytorch.Adapter):
+class Adapter(pytorch.BatchNorm):
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         if not self.torch.backends.mkldnn.is_available():

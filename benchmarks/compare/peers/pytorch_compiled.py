@@ -41,6 +41,64 @@ class Adapter(pytorch.Adapter):
 
         return Call(run, lambda results: self.arrays(given, *results))
 
+    def dense_batch_norm_inference(self, given: Given) -> Call:
+        """With folded weights that the compiler may lay out as it likes: it is told to freeze."""
+        self._start_afresh(given)
+        torch, product = self.torch, self.product(given)
+        x, (weight, bias) = product.x, product.folded()
+
+        class Folded(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight, self.bias = map(torch.nn.Parameter, (weight, bias))
+
+            def forward(self, x: Any) -> Any:
+                return torch.relu(product.forward(x, self.weight, self.bias))
+
+        function = torch.compile(Folded().eval(), dynamic=False, options={"freezing": True})
+
+        def run() -> Any:
+            with torch.no_grad():
+                return function(x)
+
+        return Call(run, product.outputs)
+
+    def dense_batch_norm_forward(self, given: Given) -> Call:
+        self._start_afresh(given)
+        product, function = self._layer(given)
+        inputs = product.x, product.weight, product.gamma, product.beta
+        return Call(lambda: function(*inputs), product.outputs)
+
+    def dense_batch_norm_forward_backward(self, given: Given) -> Call:
+        self._start_afresh(given)
+        product, function = self._layer(given)
+        inputs = [
+            tensor.requires_grad_()
+            for tensor in (product.x, product.weight, product.gamma, product.beta)
+        ]
+        dy, grad = product.dy, self.torch.autograd.grad
+
+        def run() -> Any:
+            y = function(*inputs)
+            return y, *grad(y, inputs, dy)
+
+        return Call(run, lambda results: product.outputs(*results))
+
+    conv2d_batch_norm_inference = dense_batch_norm_inference
+    conv2d_batch_norm_forward = dense_batch_norm_forward
+    conv2d_batch_norm_forward_backward = dense_batch_norm_forward_backward
+
+    def _layer(self, given: Given) -> Any:
+        """The product, batch norm and ReLU of a case, compiled as one function."""
+        product, relu = self.product(given), self.torch.relu
+        batch_norm, eps = self.torch.nn.functional.batch_norm, given["eps"]
+
+        def layer(x: Any, weight: Any, gamma: Any, beta: Any) -> Any:
+            z = product.forward(x, weight)
+            return relu(batch_norm(z, None, None, gamma, beta, True, pytorch.MOMENTUM, eps))
+
+        return product, self.torch.compile(layer, dynamic=False)
+
     def _start_afresh(self, given: Given) -> None:
         if given.reuse:
             raise Unsupported("compiled code allocates its results")

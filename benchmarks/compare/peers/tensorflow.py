@@ -1,8 +1,10 @@
-"""TensorFlow: its fused batch norm and the gradient of it, inside tf.function."""
+"""TensorFlow: its fused batch norm, matmul and their gradients, inside tf.function."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from benchmarks.compare.protocol import FIRST, Call, Given, Unsupported
 
@@ -54,6 +56,65 @@ class Adapter:
             lambda results: {"y": results[0].numpy(), **_gradients(results[1:])},
         )
 
+    def dense_batch_norm_inference(self, given: Given) -> Call:
+        """With folded weights; TensorFlow makes one operation of the three itself."""
+        scale = given["gamma"] / np.sqrt(given["var"] + np.float32(given["eps"]))
+        x, weight, bias = map(
+            self.tf.constant,
+            (given["x"], _keras(given["weight"]) * scale, given["beta"] - given["mean"] * scale),
+        )
+        _refuse_reuse(given)
+        matmul, bias_add, relu = self.tf.matmul, self.tf.nn.bias_add, self.tf.nn.relu
+
+        @self.tf.function
+        def function(x: Any, weight: Any, bias: Any) -> Any:
+            return relu(bias_add(matmul(x, weight), bias))
+
+        return Call(lambda: function(x, weight, bias), lambda y: {"y": y.numpy()})
+
+    def dense_batch_norm_forward(self, given: Given) -> Call:
+        x, weight, gamma, beta, _ = self._dense_tensors(given)
+        forward = self._dense_forward(given)
+        function = self.tf.function(lambda *args: forward(*args)[0])
+        return Call(lambda: function(x, weight, gamma, beta), lambda y: {"y": y.numpy()})
+
+    def dense_batch_norm_forward_backward(self, given: Given) -> Call:
+        x, weight, gamma, beta, dy = self._dense_tensors(given)
+        forward, norm_backward = self._dense_forward(given), self._backward(given)
+        matmul, relu_grad, k = self.tf.matmul, self.tf.raw_ops.ReluGrad, given["gamma"].size
+
+        @self.tf.function
+        def step(x: Any, weight: Any, gamma: Any, beta: Any, dy: Any) -> Any:
+            y, z, *saved = forward(x, weight, gamma, beta)
+            masked = self.tf.reshape(relu_grad(gradients=dy, features=y), (-1, 1, 1, k))
+            dz, dgamma, dbeta = norm_backward(masked, z, gamma, *saved)
+            dz = self.tf.reshape(dz, (-1, k))
+            dx, dweight = matmul(dz, weight, transpose_b=True), matmul(x, dz, transpose_a=True)
+            return y, dx, dweight, dgamma, dbeta
+
+        def read(results: Any) -> dict[str, Any]:
+            names = ("y", "dx", "dweight", "dgamma", "dbeta")
+            outputs = dict(zip(names, (r.numpy() for r in results), strict=True))
+            return outputs | {"dweight": outputs["dweight"].T}
+
+        return Call(lambda: step(x, weight, gamma, beta, dy), read)
+
+    def _dense_forward(self, given: Given) -> Any:
+        norm, matmul, relu = self._forward(given), self.tf.matmul, self.tf.nn.relu
+        k = given["gamma"].size
+
+        def forward(x: Any, weight: Any, gamma: Any, beta: Any) -> Any:
+            z = self.tf.reshape(matmul(x, weight), (-1, 1, 1, k))
+            y, *saved = norm(z, gamma, beta)
+            return relu(self.tf.reshape(y, (-1, k))), z, *saved
+
+        return forward
+
+    def _dense_tensors(self, given: Given) -> list[Any]:
+        arrays = {name: given[name] for name in ("x", "weight", "gamma", "beta", "dy")}
+        arrays["weight"] = _keras(arrays["weight"])
+        return [self.tf.constant(array) for array in arrays.values()]
+
     def _forward(self, given: Given) -> Any:
         fused, eps, none = self.tf.raw_ops.FusedBatchNormV3, given["eps"], self.tf.zeros(0)
 
@@ -82,14 +143,23 @@ class Adapter:
     def _tensors(self, given: Given, *names: str) -> list[Any]:
         if given.case.layout == FIRST:
             raise Unsupported("its CPU kernels are channels-last")
-        if given.reuse:
-            raise Unsupported("a TensorFlow call allocates its results")
+        _refuse_reuse(given)
         c = given["gamma"].size
         return [
             # As (rows, 1, 1, c), which is all that the kernel makes of any channels-last array.
             self.tf.constant(given[k].reshape(-1, 1, 1, c) if k in ("x", "dy") else given[k])
             for k in names
         ]
+
+
+def _keras(weight: Any) -> Any:
+    """Weights as Keras keeps them, (c, k)."""
+    return np.ascontiguousarray(weight.T)
+
+
+def _refuse_reuse(given: Given) -> None:
+    if given.reuse:
+        raise Unsupported("a TensorFlow call allocates its results")
 
 
 def _gradients(results: Any) -> dict[str, Any]:
