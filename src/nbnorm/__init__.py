@@ -1,9 +1,12 @@
 """Batch normalization on CPUs: NumPy in, NumPy out, kernels compiled by Numba.
 
-Functions: `batch_norm_forward`, `batch_norm_inference`, `batch_norm_backward`; `dense_forward`,
-`dense_backward`, `conv2d_forward`, `conv2d_backward`. Layers over them: `BatchNorm`, `Dense`,
-`Conv2d`, `Sequential` and the optimizer `SGD`; `nbnorm.layers` has the rest. The compiled kernels
-under the functions are in `nbnorm.kernels`, their specification in `nbnorm.reference`.
+Functions: `batch_norm_forward`, `batch_norm_inference`, `batch_norm_backward`; the same behind a
+dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
+`conv2d_batch_norm_forward`, `_inference`, `_backward`; these alone: `dense_forward`,
+`dense_backward`, `conv2d_forward`, `conv2d_backward`; and `fold_batch_norm`. Layers over them:
+`BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `Sequential` and the optimizer
+`SGD`; `nbnorm.layers` has the rest. The compiled kernels under the functions are in
+`nbnorm.kernels`, their specification in `nbnorm.reference`.
 """
 
 from nbnorm.functional.batch_norm import (
@@ -14,8 +17,31 @@ from nbnorm.functional.batch_norm import (
     batch_norm_inference,
 )
 from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_forward
+from nbnorm.functional.conv2d_batch_norm import (
+    Conv2dBatchNormContext,
+    Conv2dBatchNormGradients,
+    conv2d_batch_norm_backward,
+    conv2d_batch_norm_forward,
+    conv2d_batch_norm_inference,
+)
 from nbnorm.functional.dense import DenseGradients, dense_backward, dense_forward
-from nbnorm.layers import SGD, BatchNorm, Conv2d, Dense, Sequential
+from nbnorm.functional.dense_batch_norm import (
+    DenseBatchNormContext,
+    DenseBatchNormGradients,
+    dense_batch_norm_backward,
+    dense_batch_norm_forward,
+    dense_batch_norm_inference,
+)
+from nbnorm.functional.folding import fold_batch_norm
+from nbnorm.layers import (
+    SGD,
+    BatchNorm,
+    Conv2d,
+    Conv2dBatchNorm,
+    Dense,
+    DenseBatchNorm,
+    Sequential,
+)
 
 __all__ = [
     "SGD",
@@ -23,15 +49,28 @@ __all__ = [
     "BatchNormContext",
     "BatchNormGradients",
     "Conv2d",
+    "Conv2dBatchNorm",
+    "Conv2dBatchNormContext",
+    "Conv2dBatchNormGradients",
     "Conv2dGradients",
     "Dense",
+    "DenseBatchNorm",
+    "DenseBatchNormContext",
+    "DenseBatchNormGradients",
     "DenseGradients",
     "Sequential",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_inference",
     "conv2d_backward",
+    "conv2d_batch_norm_backward",
+    "conv2d_batch_norm_forward",
+    "conv2d_batch_norm_inference",
     "conv2d_forward",
     "dense_backward",
+    "dense_batch_norm_backward",
+    "dense_batch_norm_forward",
+    "dense_batch_norm_inference",
     "dense_forward",
+    "fold_batch_norm",
 ]

@@ -49,6 +49,10 @@ Dense and convolution
 ---------------------
 Weights are laid out as PyTorch's and ONNX's. In the shapes below n is the batch, c the input
 channels, k the output channels, h w the image, r s the convolution's window.
+
+Both also come with a batch norm behind them, which is what it says: one operation and then the
+other, and the chain rule through the two. In inference the batch norm is a linear map of each
+channel and folds into the weights.
 """
 
 from __future__ import annotations
@@ -62,7 +66,9 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Activation",
     "BatchNormGradients",
+    "Conv2dBatchNormGradients",
     "Conv2dGradients",
+    "DenseBatchNormGradients",
     "DenseGradients",
     "activate",
     "activate_derivative",
@@ -71,9 +77,16 @@ __all__ = [
     "batch_norm_inference",
     "batch_statistics",
     "conv2d_backward",
+    "conv2d_batch_norm_backward",
+    "conv2d_batch_norm_forward",
+    "conv2d_batch_norm_inference",
     "conv2d_forward",
     "dense_backward",
+    "dense_batch_norm_backward",
+    "dense_batch_norm_forward",
+    "dense_batch_norm_inference",
     "dense_forward",
+    "fold_batch_norm",
     "inverse_std",
 ]
 
@@ -108,6 +121,28 @@ class Conv2dGradients(NamedTuple):
     dx: Array
     dweight: Array
     dbias: Array
+
+
+class DenseBatchNormGradients(NamedTuple):
+    """Gradients of a dense layer with batch norm; None where the forward had no such argument."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array | None
+    dgamma: Array | None
+    dbeta: Array | None
+    dresidual: Array | None
+
+
+class Conv2dBatchNormGradients(NamedTuple):
+    """Gradients of a convolution with batch norm; None where the forward had no such argument."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array | None
+    dgamma: Array | None
+    dbeta: Array | None
+    dresidual: Array | None
 
 
 # --------------------------------------------------------------------------------------------
@@ -618,3 +653,241 @@ def _pair(value: Pair) -> tuple[int, int]:
 def _split(a: Array, axis: int, groups: int) -> Array:
     """Split one axis of an array into (groups, the rest of it)."""
     return a.reshape(*a.shape[:axis], groups, a.shape[axis] // groups, *a.shape[axis + 1 :])
+
+
+# --------------------------------------------------------------------------------------------
+# Dense and convolution with batch norm
+# --------------------------------------------------------------------------------------------
+
+
+def fold_batch_norm(
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+) -> tuple[Array, Array]:
+    """Fold a batch norm with given statistics into the weight and bias before it.
+
+    With scale = gamma / sqrt(var + eps), ``scale (W x + b - mean) + beta`` is
+    ``(scale W) x + (scale (b - mean) + beta)``.
+
+    Parameters
+    ----------
+    weight : array (k, c) or (k, c / groups, r, s)
+    bias : array (k,) or None
+    mean, var : arrays (k,)
+    gamma, beta : arrays (k,), optional
+    eps : float
+
+    Returns
+    -------
+    weight, bias : arrays of weight's shape and (k,)
+
+    Examples
+    --------
+    >>> fold_batch_norm([[2.0, 4.0]], None, mean=[3.0], var=[4.0], beta=[10.0], eps=0.0)
+    (array([[1., 2.]]), array([8.5]))
+    """
+    weight = np.asarray(weight, np.float64)
+    scale = inverse_std(var, eps) * (1.0 if gamma is None else np.asarray(gamma, np.float64))
+    shift = (0.0 if bias is None else np.asarray(bias, np.float64)) - np.asarray(mean, np.float64)
+    shift = scale * shift + (0.0 if beta is None else np.asarray(beta, np.float64))
+    return np.expand_dims(scale, tuple(range(1, weight.ndim))) * weight, shift
+
+
+def dense_batch_norm_forward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    bias: ArrayLike | None = None,
+    **options: Any,
+) -> Array:
+    """Apply a dense layer, then batch norm to each of its k features.
+
+    Parameters
+    ----------
+    x : array (..., c)
+    weight : array (k, c)
+    gamma, beta, bias : arrays (k,), optional
+    **options
+        statistics, eps, ddof, activation and residual of `batch_norm_forward`.
+
+    Returns
+    -------
+    y : array (..., k)
+
+    Examples
+    --------
+    >>> dense_batch_norm_forward([[1.0, 2.0], [3.0, 4.0]], weight=[[1.0, 1.0]], eps=0.0)
+    array([[-1.],
+           [ 1.]])
+    """
+    return batch_norm_forward(dense_forward(x, weight, bias), gamma, beta, axis=-1, **options)
+
+
+def dense_batch_norm_inference(
+    x: ArrayLike,
+    weight: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    **options: Any,
+) -> Array:
+    """Normalize with given statistics: the forward with ``statistics=(mean, var)``.
+
+    Examples
+    --------
+    >>> dense_batch_norm_inference([[1.0, 2.0]], [[1.0, 1.0]], mean=[1.0], var=[4.0], eps=0.0)
+    array([[1.]])
+    """
+    given = (mean, var)
+    return dense_batch_norm_forward(x, weight, gamma, beta, statistics=given, **options)
+
+
+def dense_batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    bias: ArrayLike | None = None,
+    **options: Any,
+) -> DenseBatchNormGradients:
+    """Differentiate `dense_batch_norm_forward`: through the batch norm, then the dense layer.
+
+    Parameters
+    ----------
+    dy : array (..., k)
+    x, weight, gamma, beta, bias, **options
+        What the forward was given.
+
+    Returns
+    -------
+    DenseBatchNormGradients
+        Each of the shape of what it is the gradient of; None for the gradient of an argument
+        that was not given.
+
+    Examples
+    --------
+    >>> given = ([0.0], [4.0])
+    >>> dense_batch_norm_backward([[6.0]], [[2.0]], [[5.0]], statistics=given, eps=0.0).dweight
+    array([[6.]])
+    """
+    z = dense_forward(x, weight, bias)
+    dz, *others = batch_norm_backward(dy, z, gamma, beta, axis=-1, **options)
+    dx, dweight, dbias = dense_backward(dz, x, weight)
+    return DenseBatchNormGradients(dx, dweight, None if bias is None else dbias, *others)
+
+
+def conv2d_batch_norm_forward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    bias: ArrayLike | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    **options: Any,
+) -> Array:
+    """Convolve a channels-first image, then apply batch norm to each of the k channels.
+
+    Parameters
+    ----------
+    x : array (n, c, h, w)
+    weight : array (k, c / groups, r, s)
+    gamma, beta, bias : arrays (k,), optional
+    stride, padding, dilation, groups
+        As in `conv2d_forward`.
+    **options
+        statistics, eps, ddof, activation and residual of `batch_norm_forward`.
+
+    Returns
+    -------
+    y : array (n, k, h', w')
+
+    Examples
+    --------
+    >>> conv2d_batch_norm_forward([[[[1.0, 2.0, 4.0]]]], [[[[1.0, 1.0]]]], eps=0.0)
+    array([[[[-1.,  1.]]]])
+    """
+    z = conv2d_forward(
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    return batch_norm_forward(z, gamma, beta, **options)
+
+
+def conv2d_batch_norm_inference(
+    x: ArrayLike,
+    weight: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    **options: Any,
+) -> Array:
+    """Normalize with given statistics: the forward with ``statistics=(mean, var)``.
+
+    Examples
+    --------
+    >>> conv2d_batch_norm_inference([[[[3.0, 5.0]]]], [[[[1.0]]]], mean=[1.0], var=[4.0], eps=0.0)
+    array([[[[1., 2.]]]])
+    """
+    given = (mean, var)
+    return conv2d_batch_norm_forward(x, weight, gamma, beta, statistics=given, **options)
+
+
+def conv2d_batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    bias: ArrayLike | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    **options: Any,
+) -> Conv2dBatchNormGradients:
+    """Differentiate `conv2d_batch_norm_forward`: through the batch norm, then the convolution.
+
+    Parameters
+    ----------
+    dy : array (n, k, h', w')
+    x, weight, gamma, beta, bias, stride, padding, dilation, groups, **options
+        What the forward was given.
+
+    Returns
+    -------
+    Conv2dBatchNormGradients
+        Each of the shape of what it is the gradient of; None for the gradient of an argument
+        that was not given.
+
+    Examples
+    --------
+    >>> x, weight, given = [[[[2.0, 3.0]]]], [[[[5.0, 7.0]]]], ([0.0], [4.0])
+    >>> conv2d_batch_norm_backward([[[[6.0]]]], x, weight, statistics=given, eps=0.0).dx
+    array([[[[15., 21.]]]])
+    """
+    geometry: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+    }
+    z = conv2d_forward(x, weight, bias, **geometry)
+    dz, *others = batch_norm_backward(dy, z, gamma, beta, **options)
+    dx, dweight, dbias = conv2d_backward(dz, x, weight, **geometry)
+    return Conv2dBatchNormGradients(dx, dweight, None if bias is None else dbias, *others)

@@ -20,12 +20,12 @@ from nbnorm.functional.execution import (
     normalize_batch,
     output,
 )
+from nbnorm.functional.gradients import check_places
 from nbnorm.functional.layout import Layout, flat, layout_of
+from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 from nbnorm.functional.scratch import scratch
 
 Array: TypeAlias = NDArray[Any]
-
-_EPS = "a finite number, 0 or more"
 
 
 class BatchNormGradients(NamedTuple):
@@ -154,9 +154,9 @@ def batch_norm_forward(
     """
     function = "batch_norm_forward"
     layout = _check_input(function, x, axis)
-    _check_parameters(function, layout, gamma=gamma, beta=beta)
+    check_parameters(function, layout.kept, gamma=gamma, beta=beta)
     if type(eps) is not float or not 0.0 <= eps < math.inf:
-        eps = checks.number(function, "eps", eps, _EPS)
+        eps = checks.number(function, "eps", eps, EPS)
     if ddof != 0 or type(ddof) is not int:
         ddof = checks.degrees_of_freedom(function, ddof)
     applied = None if activation is None else resolve_activation(function, activation)
@@ -167,7 +167,7 @@ def batch_norm_forward(
         raise checks.wrong_value(
             function, "x", x, "two values or more in each channel to take statistics of"
         )
-    given = None if statistics is None else _check_statistics(function, layout, statistics)
+    given = None if statistics is None else check_statistics(function, layout.kept, statistics)
     if out is not None:
         checks.writable(function, "out", out, x.shape, x.dtype, {"x": x, "residual": residual})
 
@@ -247,9 +247,9 @@ def batch_norm_inference(
     """
     function = "batch_norm_inference"
     layout = _check_input(function, x, axis)
-    given = _check_statistics(function, layout, (mean, var))
-    _check_parameters(function, layout, gamma=gamma, beta=beta)
-    eps = checks.number(function, "eps", eps, _EPS)
+    given = check_statistics(function, layout.kept, (mean, var))
+    check_parameters(function, layout.kept, gamma=gamma, beta=beta)
+    eps = checks.number(function, "eps", eps, EPS)
     applied = None if activation is None else resolve_activation(function, activation)
     if residual is not None:
         checks.like(function, "residual", residual, x.shape, x.dtype)
@@ -380,23 +380,6 @@ def _check_input(function: str, x: Any, axis: Any) -> Layout:
     return layout_of(x.shape, x.strides, axes)
 
 
-def _check_parameters(function: str, layout: Layout, **parameters: Array | None) -> None:
-    for name, value in parameters.items():
-        if value is not None:
-            checks.like(function, name, value, layout.kept)
-
-
-def _check_statistics(function: str, layout: Layout, given: Any) -> tuple[Array, Array]:
-    if not isinstance(given, tuple) or len(given) != 2:
-        raise checks.wrong_type(function, "statistics", given, "a tuple (mean, var)")
-    mean, var = given
-    checks.like(function, "mean", mean, layout.kept)
-    checks.like(function, "var", var, layout.kept)
-    if (var < 0).any():
-        raise checks.wrong_value(function, "var", float(np.nanmin(var)), "no negative variance")
-    return mean, var
-
-
 def _check_gradients(
     function: str,
     out: Any,
@@ -404,19 +387,13 @@ def _check_gradients(
     context: BatchNormContext,
     wanted: frozenset[str],
 ) -> None:
-    if not isinstance(out, BatchNormGradients):
-        raise checks.wrong_type(function, "out", out, "a BatchNormGradients")
-    taken: dict[str, Array | None] = {"dy": dy, "x": context.x, "residual": context.residual}
-    sources = {"dx": context.x, "dresidual": context.residual}
-    for name, source in sources.items():
-        place = getattr(out, name)
-        if place is not None and name in wanted and source is not None:
-            checks.writable(
-                function, f"out.{name}", place, source.shape, source.dtype, taken, over=("dy",)
-            )
-            taken[f"out.{name}"] = place
-    for name, source in {"dgamma": context.gamma, "dbeta": context.beta}.items():
-        place = getattr(out, name)
-        if place is not None and name in wanted and source is not None:
-            checks.writable(function, f"out.{name}", place, source.shape, source.dtype, taken)
-            taken[f"out.{name}"] = place
+    x, gamma, beta, residual = context[:4]
+    check_places(
+        function,
+        BatchNormGradients,
+        out,
+        wanted,
+        {"dx": x, "dresidual": residual, "dgamma": gamma, "dbeta": beta},
+        {"dy": dy, "x": x, "residual": residual},
+        over={"dx": ("dy",), "dresidual": ("dy",)},
+    )

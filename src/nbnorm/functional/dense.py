@@ -1,16 +1,18 @@
-"""Dense layers and their gradients: NumPy's GEMM for now."""
+"""Dense layers and their gradients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional.gradients import destinations
+from nbnorm.functional.product import Matrix, matrix, multiply, shift_by
+from nbnorm.functional.scratch import empty
 
 
 class DenseGradients(NamedTuple):
@@ -56,17 +58,18 @@ def dense_forward(
     array([[16.]])
     """
     function = "dense_forward"
-    _check_operands(function, x, weight)
+    check_operands(function, x, weight)
     k = len(weight)
     if bias is not None:
         checks.like(function, "bias", bias, (k,))
     inputs = {"x": x, "weight": weight, "bias": bias}
-    y = checks.destination(function, "out", out, (*x.shape[:-1], k), x.dtype, inputs)
+    shape = (*x.shape[:-1], k)
+    if out is not None:
+        checks.writable(function, "out", out, shape, x.dtype, inputs)
 
-    np.matmul(x, weight.T, out=y)
-    if bias is not None:
-        np.add(y, bias, out=y, casting="same_kind")
-    return y
+    y, written = rows_of_output(out, shape, x.dtype)
+    multiply(written, as_rows(x), matrix(weight).transposed, constants=shift_by(bias, k, x.dtype))
+    return delivered(y, written)
 
 
 def dense_backward(
@@ -115,8 +118,8 @@ def dense_backward(
     DenseGradients(dx=array([[4., 5.]]), dweight=array([[2., 3.]]), dbias=None)
     """
     function = "dense_backward"
-    _check_operands(function, x, weight)
-    k, c = weight.shape
+    check_operands(function, x, weight)
+    k = len(weight)
     checks.like(function, "dy", dy, (*x.shape[:-1], k), x.dtype)
     dx, dweight, dbias = destinations(
         function,
@@ -128,22 +131,64 @@ def dense_backward(
         {"dy": dy, "x": x, "weight": weight},
     )
 
-    n = math.prod(x.shape[:-1])
-    dy_rows = dy.reshape(n, k)
-    if dx is not None:
-        np.matmul(dy, weight, out=dx)
-    if dweight is not None:
-        np.matmul(dy_rows.T, x.reshape(n, c), out=dweight)
+    differentiate_product(dx, dweight, dy, x, weight)
     if dbias is not None:
-        # In float64: a float32 sum down a column loses a digit every ten-thousand rows or so.
-        dbias[...] = dy_rows.sum(axis=0, dtype=np.float64)
+        dbias[...] = column_sums(dy)
     return DenseGradients(dx, dweight, dbias)
 
 
-def _check_operands(function: str, x: Array, weight: Array) -> None:
+def check_operands(function: str, x: Array, weight: Array) -> None:
+    """Checks for an x (..., c) and a weight (k, c)."""
     checks.array(function, "x", x)
     checks.array(function, "weight", weight, ndim=2, dtype=x.dtype)
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise checks.wrong_value(
             function, "x", x, f"shape (..., {weight.shape[1]}), for weight is {weight.shape}"
         )
+
+
+# --- execution, on checked arguments --------------------------------------------------------
+
+
+def as_rows(x: Array) -> Matrix:
+    """An array (..., c) as a matrix (n, c)."""
+    return matrix(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def rows_of_output(out: Array | None, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
+    """The array to return, and the flat array for the kernel to write: a view of it if it can."""
+    if out is None:
+        out = empty(shape, dtype)
+    elif not out.flags.carray:
+        return out, np.empty(out.size, dtype)
+    return out, out.reshape(-1)
+
+
+def delivered(out: Array, written: Array) -> Array:
+    """`out`, holding what the kernel wrote."""
+    if not out.flags.carray:
+        out[...] = written.reshape(out.shape)
+    return out
+
+
+def differentiate_product(
+    dx: Array | None, dweight: Array | None, dy: Array, x: Array, weight: Array
+) -> None:
+    """``dx = dy weight`` and ``dweight = dy^T x``, each unless it is None."""
+    rows = as_rows(dy)
+    if dx is not None:
+        _, written = rows_of_output(dx, dx.shape, dx.dtype)
+        multiply(written, rows, matrix(weight))
+        delivered(dx, written)
+    if dweight is not None:
+        _, written = rows_of_output(dweight, dweight.shape, dweight.dtype)
+        multiply(written, rows.transposed, as_rows(x))
+        delivered(dweight, written)
+
+
+def column_sums(dy: Array) -> Array:
+    """The sum of each column over all rows, in float64.
+
+    In float32, a sum down a column loses a digit every ten-thousand rows or so.
+    """
+    return dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1]).sum(axis=0, dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +184,40 @@ def normalize_batch(
         ):  # fmt: skip
             break
     _normalize(plan, shape, y, x, residual, constants, activation, stream)
+
+
+class Summed(NamedTuple):
+    """Sums of the channels that a product took on its way, block by block."""
+
+    sums: Array
+    pivots: Array
+    counts: Array
+
+
+def normalize_summed(
+    y: Array,
+    statistics: Array,
+    x: Array,
+    residual: Array | None,
+    parameters: Array,
+    shape: Shape,
+    eps: float,
+    ddof: int,
+    activation: Any,
+    summed: Summed | None,
+) -> None:
+    """As `normalize_batch`, with sums already taken.
+
+    It starts anew where there are none, or where their pivots were bad.
+    """
+    plan = elementwise_plan(shape, x.itemsize)
+    constants, folded = _constants(plan, 3, shape[1], x.dtype)
+    if summed is None or moments.settle_blocks(
+        statistics, constants, folded, *summed, x, parameters, plan.spans, eps, ddof, shape
+    ):
+        normalize_batch(y, statistics, x, residual, parameters, shape, eps, ddof, activation)
+    else:
+        _normalize(plan, shape, y, x, residual, constants, activation, _streams(y, plan))
 
 
 def differentiate(

@@ -66,8 +66,11 @@ def _with_single_axes_at_home(order: tuple[int, ...], sizes: tuple[int, ...]) ->
 
 def flat(array: Array, layout: Layout) -> Array:
     """The elements in the layout's order, as one contiguous run: a view where they are one."""
-    if layout.order is not None:
-        array = array.transpose(layout.order)
+    return run_of(array if layout.order is None else array.transpose(layout.order))
+
+
+def run_of(array: Array) -> Array:
+    """The elements in C order, as one contiguous run: a view where they are one."""
     flags = array.flags
     if not flags.carray:  # contiguous, aligned and writable
         if flags.c_contiguous and flags.aligned:

@@ -118,7 +118,7 @@ def _broadcast(builder, scalar, vector):
     return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def _suffix(vector: ir.VectorType) -> str:
+def vector_suffix(vector: ir.VectorType) -> str:
     """What LLVM appends to the name of an intrinsic on this vector: ``v64f32``."""
     return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
@@ -169,7 +169,7 @@ def load_part(typing_context, array, index, count, others):
         function = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(value, [pointer.type, _INT32, mask.type, value]),
-            f"llvm.masked.load.{_suffix(value)}.p0",
+            f"llvm.masked.load.{vector_suffix(value)}.p0",
         )
         align = ir.Constant(_INT32, _itemsize(vector))
         return builder.call(function, [pointer, align, mask, args[3]])
@@ -228,7 +228,7 @@ def store_part(typing_context, array, index, vector, count):
         function = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [args[2].type, pointer.type, _INT32, mask.type]),
-            f"llvm.masked.store.{_suffix(args[2].type)}.p0",
+            f"llvm.masked.store.{vector_suffix(args[2].type)}.p0",
         )
         builder.call(function, [args[2], pointer, ir.Constant(_INT32, _itemsize(vector)), mask])
         return context.get_dummy_value()
@@ -359,7 +359,7 @@ def emit_fma(builder, a, b, c):
     if not target.has_fma():
         return builder.fadd(builder.fmul(a, b), c)
     function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.{_suffix(a.type)}"
+        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.{vector_suffix(a.type)}"
     )
     return builder.call(function, (a, b, c))
 

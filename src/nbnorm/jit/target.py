@@ -69,3 +69,9 @@ def last_level_cache_bytes() -> int:
         except (OSError, ValueError):
             continue
     return 32 << 20
+
+
+@functools.cache
+def register_count() -> int:
+    """Vector registers that a loop may use: 32 with AVX-512 and on ARM, else 16."""
+    return 32 if register_bytes() == 64 or "fmla" in _fma_assembly() else 16

@@ -141,3 +141,37 @@ def settle_slices(
     moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape)
     spread(constants, folded, HEAD, SHIFT + 1, spans)
     return moved
+
+
+@inlined
+def _merge(sums, folded, pivots, counts):
+    """Adds the sums of all blocks, each about a pivot of its own, to those of the first.
+
+    With the pivot moved by d, sum(v + d) = sum(v) + m d and sum((v + d)^2) = sum(v^2) +
+    2 d sum(v) + m d^2 (Chan, Golub and LeVeque 1979), here in float64.
+    """
+    for channel in range(folded.shape[1]):
+        pivot = pivots[0, HEAD, channel]
+        folded[HEAD, channel] = pivot
+        for block in range(1, sums.shape[0]):
+            d = float(pivots[block, HEAD, channel]) - float(pivot)
+            rest = sums[block, 0, channel]
+            sums[0, 0, channel] += rest + counts[block] * d
+            sums[0, 1, channel] += sums[block, 1, channel] + d * (2.0 * rest + counts[block] * d)
+
+
+@worker
+def settle_blocks(
+    statistics, constants, folded, sums, pivots, counts, x, parameters, spans, eps, ddof, shape
+):
+    """`settle` for all channels, from sums that a product has taken block by block.
+
+    sums     (blocks, 2, stride)
+    pivots   (blocks, 3, stride) of the data's type: what was subtracted, in row HEAD
+    counts   (blocks,) of int64: values of a channel in a block
+    """
+    _merge(sums, folded, pivots, counts)
+    c = shape[1]
+    moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, 0, shape)
+    spread(constants, folded, HEAD, SHIFT + 1, spans)
+    return moved

@@ -4,7 +4,9 @@ from nbnorm.layers.activation import Activation
 from nbnorm.layers.base import Layer
 from nbnorm.layers.batch_norm import BatchNorm
 from nbnorm.layers.conv2d import Conv2d
+from nbnorm.layers.conv2d_batch_norm import Conv2dBatchNorm
 from nbnorm.layers.dense import Dense
+from nbnorm.layers.dense_batch_norm import DenseBatchNorm
 from nbnorm.layers.flatten import Flatten
 from nbnorm.layers.sequential import Sequential
 from nbnorm.layers.sgd import SGD
@@ -14,7 +16,9 @@ __all__ = [
     "Activation",
     "BatchNorm",
     "Conv2d",
+    "Conv2dBatchNorm",
     "Dense",
+    "DenseBatchNorm",
     "Flatten",
     "Layer",
     "Sequential",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -95,6 +96,18 @@ class Layer(ABC, Generic[Context]):
     def eval(self) -> Self:
         """Switch to inference and return the layer."""
         return self.train(False)
+
+    def fold(self) -> Layer[Any]:
+        """Return a layer for inference that equals this one after `eval`.
+
+        It has arrays of its own: later changes of this layer do not reach it. What holds a batch
+        norm and the layer before it folds the one into the other.
+        """
+        twin = copy.copy(self)
+        arrays = self._arrays(self._parameter_names + self._buffer_names)
+        copies = {name: array.copy() for name, array in arrays.items()}
+        vars(twin).update(copies, _gradients={}, _context=None)
+        return twin.eval()
 
     def parameters(self) -> dict[str, Array]:
         """Return the learned arrays by name: live, to be written in place."""

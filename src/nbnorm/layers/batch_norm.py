@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm import checks
 from nbnorm.checks import Array
-from nbnorm.functional.activation import Activation, resolve_activation
+from nbnorm.functional.activation import Activation
 from nbnorm.functional.batch_norm import (
     BatchNormContext,
     batch_norm_backward,
     batch_norm_forward,
 )
 from nbnorm.functional.sizes import size
-from nbnorm.layers.base import Layer
-from nbnorm.layers.initialization import float_type
+from nbnorm.layers.normalizing import Normalizing
 
 
-class BatchNorm(Layer[BatchNormContext]):
+class BatchNorm(Normalizing[BatchNormContext]):
     """Normalize each channel over the batch, and keep running statistics for inference.
 
     ::
@@ -90,7 +87,6 @@ class BatchNorm(Layer[BatchNormContext]):
     """
 
     _parameter_names = ("gamma", "beta")
-    _buffer_names = ("running_mean", "running_var", "num_batches_tracked")
     _context_type = BatchNormContext
 
     def __init__(
@@ -108,27 +104,19 @@ class BatchNorm(Layer[BatchNormContext]):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        if momentum is not None:
-            expected = "None or a number from 0 to 1"
-            if checks.number("BatchNorm", "momentum", momentum, expected) > 1:
-                raise checks.wrong_value("BatchNorm", "momentum", momentum, expected)
-        if running_var not in ("unbiased", "biased"):
-            expected = "'unbiased' or 'biased'"
-            raise checks.wrong_value("BatchNorm", "running_var", running_var, expected)
         self.shape = _kept_shape(num_features, axis)
         self.axis = axis
-        self.eps = checks.number("BatchNorm", "eps", eps, "a finite number, 0 or more")
-        self.momentum = momentum
-        self.unbiased = running_var == "unbiased"
-        self.ddof = checks.degrees_of_freedom("BatchNorm", ddof)
-        resolve_activation("BatchNorm", activation)
-        self.activation = activation
-        dtype = float_type("BatchNorm", dtype)
-        self.gamma = np.ones(self.shape, dtype) if affine else None
-        self.beta = np.zeros(self.shape, dtype) if affine else None
-        self.running_mean = np.zeros(self.shape) if track_running_stats else None
-        self.running_var = np.ones(self.shape) if track_running_stats else None
-        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+        self._start_normalizing(
+            self.shape,
+            eps=eps,
+            momentum=momentum,
+            affine=affine,
+            track_running_stats=track_running_stats,
+            running_var=running_var,
+            ddof=ddof,
+            activation=activation,
+            dtype=dtype,
+        )
 
     def __repr__(self) -> str:
         features = self.shape if isinstance(self.axis, tuple) else self.shape[0]
@@ -155,44 +143,23 @@ class BatchNorm(Layer[BatchNormContext]):
             As `nbnorm.batch_norm_forward`, or x has another number of features.
         """
         self._check_features(x)
-        statistics = None
-        if not self.training and self.running_mean is not None and self.running_var is not None:
-            statistics = self.running_mean, self.running_var
         y, context = batch_norm_forward(
             x,
             self.gamma,
             self.beta,
-            statistics=statistics,
+            statistics=self._given_statistics(),
             axis=self.axis,
             eps=self.eps,
             ddof=self.ddof,
             activation=self.activation,
             residual=residual,
         )
-        if self.training:
-            self._track(context)
+        self._track(context)
         return y, context
 
     def _backward(self, dy: Array, context: BatchNormContext) -> Array | tuple[Array, Array]:
-        gradients = batch_norm_backward(dy, context, needs=(*self._needs(), "dresidual"))
-        self._accumulate(gradients)
-        dx = cast(Array, gradients.dx)
-        return dx if gradients.dresidual is None else (dx, gradients.dresidual)
-
-    def _is_own(self, context: BatchNormContext) -> bool:
-        return context.gamma is self.gamma and context.beta is self.beta
-
-    def _track(self, context: BatchNormContext) -> None:
-        """Move the running statistics toward those of one batch."""
-        buffers = self.buffers()
-        if not buffers:
-            return
-        m = context.count
-        var = context.var * ((m - self.ddof) / (m - 1 if self.unbiased else m))
-        buffers["num_batches_tracked"] += 1
-        share = 1 / buffers["num_batches_tracked"] if self.momentum is None else self.momentum
-        for name, batch in (("running_mean", context.mean), ("running_var", var)):
-            buffers[name][...] = (1 - share) * buffers[name] + share * batch
+        needs = (*self._needs(), "dresidual")
+        return self._add(batch_norm_backward(dy, context, needs=needs))
 
     def _check_features(self, x: Array) -> None:
         # Not left to the function: without gamma and beta it would take any number of features.

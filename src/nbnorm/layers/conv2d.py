@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional.conv2d import Pair, conv2d_backward, conv2d_forward
-from nbnorm.functional.sizes import pair, size
 from nbnorm.layers.base import Layer
-from nbnorm.layers.initialization import Seed, float_type, kaiming_uniform
+from nbnorm.layers.initialization import Seed, conv2d_parameters
 
 
 @dataclass(frozen=True)
@@ -96,18 +93,9 @@ class Conv2d(Layer[Conv2dContext]):
         rng: Seed = None,
     ) -> None:
         super().__init__()
-        c = size("Conv2d", "in_channels", in_channels)
-        k = size("Conv2d", "out_channels", out_channels)
-        groups = size("Conv2d", "groups", groups)
-        if c % groups or k % groups:
-            expected = f"a divisor of in_channels = {c} and out_channels = {k}"
-            raise checks.wrong_value("Conv2d", "groups", groups, expected)
-        window = pair("Conv2d", "kernel_size", kernel_size)
-        dtype = float_type("Conv2d", dtype)
-        rng = np.random.default_rng(rng)
-        fan_in = c // groups * math.prod(window)
-        self.weight = kaiming_uniform(rng, (k, c // groups, *window), fan_in, dtype)
-        self.bias = kaiming_uniform(rng, (k,), fan_in, dtype) if bias else None
+        self.weight, self.bias = conv2d_parameters(
+            "Conv2d", in_channels, out_channels, kernel_size, groups, bias, dtype, rng
+        )
         self.options: Conv2dOptions = {
             "stride": stride,
             "padding": padding,

@@ -10,9 +10,8 @@ from numpy.typing import DTypeLike
 
 from nbnorm.checks import Array
 from nbnorm.functional.dense import dense_backward, dense_forward
-from nbnorm.functional.sizes import size
 from nbnorm.layers.base import Layer
-from nbnorm.layers.initialization import Seed, float_type, kaiming_uniform
+from nbnorm.layers.initialization import Seed, dense_parameters
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,9 @@ class Dense(Layer[DenseContext]):
         rng: Seed = None,
     ) -> None:
         super().__init__()
-        c = size("Dense", "in_features", in_features)
-        k = size("Dense", "out_features", out_features)
-        dtype = float_type("Dense", dtype)
-        rng = np.random.default_rng(rng)
-        self.weight = kaiming_uniform(rng, (k, c), c, dtype)
-        self.bias = kaiming_uniform(rng, (k,), c, dtype) if bias else None
+        self.weight, self.bias = dense_parameters(
+            "Dense", in_features, out_features, bias, dtype, rng
+        )
 
     def __repr__(self) -> str:
         k, c = self.weight.shape

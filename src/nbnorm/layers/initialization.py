@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from nbnorm import checks
 from nbnorm.checks import Array
+from nbnorm.functional.sizes import pair, size
 
 Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.Generator | None
 
@@ -34,3 +35,43 @@ def kaiming_uniform(
     bound = 1 / math.sqrt(fan_in)
     # Drawn as float64 whatever the type, so that one seed starts both types alike.
     return rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+def dense_parameters(
+    function: str, in_features: Any, out_features: Any, bias: bool, dtype: DTypeLike, rng: Seed
+) -> tuple[Array, Array | None]:
+    """Check the sizes of a dense layer, and draw its weight and bias."""
+    c = size(function, "in_features", in_features)
+    k = size(function, "out_features", out_features)
+    return _weight_and_bias(function, (k, c), bias, dtype, rng)
+
+
+def conv2d_parameters(
+    function: str,
+    in_channels: Any,
+    out_channels: Any,
+    kernel_size: Any,
+    groups: Any,
+    bias: bool,
+    dtype: DTypeLike,
+    rng: Seed,
+) -> tuple[Array, Array | None]:
+    """Check the sizes of a convolution, and draw its weight and bias."""
+    c = size(function, "in_channels", in_channels)
+    k = size(function, "out_channels", out_channels)
+    groups = size(function, "groups", groups)
+    if c % groups or k % groups:
+        expected = f"a divisor of in_channels = {c} and out_channels = {k}"
+        raise checks.wrong_value(function, "groups", groups, expected)
+    window = pair(function, "kernel_size", kernel_size)
+    return _weight_and_bias(function, (k, c // groups, *window), bias, dtype, rng)
+
+
+def _weight_and_bias(
+    function: str, shape: tuple[int, ...], bias: bool, dtype: DTypeLike, rng: Seed
+) -> tuple[Array, Array | None]:
+    dtype = float_type(function, dtype)
+    rng = np.random.default_rng(rng)
+    fan_in = math.prod(shape[1:])
+    weight = kaiming_uniform(rng, shape, fan_in, dtype)
+    return weight, kaiming_uniform(rng, shape[:1], fan_in, dtype) if bias else None

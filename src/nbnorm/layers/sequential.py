@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.layers.base import Layer
+from nbnorm.layers.folding import fold_pair
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,6 +112,31 @@ class Sequential(Layer[SequentialContext]):
         for layer in self.layers:
             layer.train(training)
         return super().train(training)
+
+    def fold(self) -> Sequential:
+        """Return the layers for inference, batch norms folded into the layers before them.
+
+        A `BatchNorm` that follows a `Dense` or `Conv2d` and keeps its channels is folded, and so
+        are layers that have a batch norm of their own; its activation becomes a layer. After a
+        `Dense`, ``axis=1`` is taken for the features, as it is in (n, k). Other layers are copied.
+        A residual needs a last layer that takes one: an `Activation` does, a `Dense` does not.
+
+        Raises
+        ------
+        ValueError
+            A batch norm to be folded has no running statistics.
+        """
+        folded: list[Layer[Any]] = []
+        ahead = list(self.layers)
+        while ahead:
+            layer = ahead.pop(0)
+            pair = fold_pair(layer, ahead[0]) if ahead else None
+            if pair is None:
+                folded.append(layer.fold())
+            else:
+                del ahead[0]
+                folded += pair
+        return Sequential(*folded).eval()
 
     def _gather(self, arrays: Callable[[Layer[Any]], dict[str, Array]]) -> dict[str, Array]:
         return {

@@ -1,0 +1,92 @@
+"""Which algorithm works out a convolution: one table."""
+
+from __future__ import annotations
+
+import functools
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from nbnorm.functional import conv_direct, conv_winograd
+from nbnorm.functional.execution import Summed
+from nbnorm.functional.images import Array, Images, new_images
+from nbnorm.functional.windows import Geometry
+from nbnorm.jit import target
+from nbnorm.jit.threads import run
+from nbnorm.kernels.images import turn_images, turn_images_parallel
+from nbnorm.kernels.transforms import TILE
+
+BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winograd}
+
+# Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay.
+FEWEST_TILES = 96
+
+# Multiplications of a direct convolution that its tiles must save: (8, 5, 5) has too much overhang.
+SAVING = 1.5
+
+
+def has_winograd(g: Geometry) -> bool:
+    """Whether a convolution can be worked out by Winograd's algorithm at all."""
+    return (g.window, g.stride, g.dilation, g.groups) == ((3, 3), (1, 1), (1, 1), 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def chosen(g: Geometry, algorithm: str, itemsize: int) -> ModuleType:
+    """The module for a convolution and its gradients."""
+    if algorithm == "auto":
+        algorithm = "winograd" if _gains_by_winograd(g, itemsize) else "direct"
+    return BY_NAME[algorithm]
+
+
+def _gains_by_winograd(g: Geometry, itemsize: int) -> bool:
+    tiles = g.n * math.prod(-(-size // TILE) for size in g.positions)
+    places = g.n * math.prod(g.positions)
+    return (
+        has_winograd(g)
+        and min(g.c, g.k) >= target.register_bytes() // itemsize
+        and tiles >= FEWEST_TILES
+        and SAVING * 36 * tiles <= 9 * places
+    )
+
+
+def forward(
+    z: Images, x: Images, weight: Array, g: Geometry, algorithm: str, **after: Any
+) -> Summed | None:
+    """Z from x and the weights; `after`, what is to be done with it while it is in cache."""
+    if z.flat.size == 0:
+        return None
+    module = chosen(g, algorithm, z.flat.itemsize)
+    return module.forward(z, x, weight, g, **after)
+
+
+def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry, algorithm: str) -> None:
+    """Dx from dz and the weights."""
+    if dx.flat.size == 0:
+        return
+    if dx.last or g.stride == (1, 1):
+        chosen(g, algorithm, dx.flat.itemsize).input_gradient(dx, dz, weight, g)
+        return
+    # With stride, neighbours in dx come from different products: they are put together by pixel.
+    shape = (dx.n, dx.h, dx.w, dx.c)
+    by_pixel = new_images(shape, -1, True, dx.flat.dtype)
+    chosen(g, algorithm, dx.flat.itemsize).input_gradient(by_pixel, dz, weight, g)
+    parallel = dx.flat.size >= 1 << 17
+    run(turn_images, turn_images_parallel, dx.n, parallel, dx.flat, by_pixel.flat, by_pixel.view)
+
+
+def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry, algorithm: str) -> None:
+    """The gradient of the weights, into a flat array (k, c / groups, r, s)."""
+    if dz.flat.size == 0:
+        dweight[...] = 0.0
+        return
+    chosen(g, algorithm, dweight.itemsize).weight_gradient(dweight, dz, x, g)
+
+
+def channel_sums(dz: Images) -> Array:
+    """The sum of each channel of dz, in float64.
+
+    In float32, a sum down a column loses a digit every ten-thousand rows or so.
+    """
+    return dz.array(-1).sum(axis=(0, 1, 2), dtype=np.float64)

@@ -1,0 +1,434 @@
+"""A two-dimensional convolution and batch norm in one: forward, inference, backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbnorm import checks
+from nbnorm.checks import Array
+from nbnorm.functional import algorithms
+from nbnorm.functional.activation import Activation
+from nbnorm.functional.batch_norm import (
+    BatchNormContext,
+    BatchNormGradients,
+    batch_norm_backward,
+)
+from nbnorm.functional.conv2d import (
+    Conv2dGradients,
+    Pair,
+    differentiated,
+    geometry,
+    output_shape,
+)
+from nbnorm.functional.execution import (
+    apply_statistics,
+    cast,
+    channel_parameters,
+    deliver,
+    normalize_summed,
+    output,
+)
+from nbnorm.functional.fusion import Normalized, check_batch, check_gradients, check_options
+from nbnorm.functional.images import flat_like, images_for, images_of, new_images, returned
+from nbnorm.functional.layout import flat, layout_of
+from nbnorm.functional.parameters import check_statistics
+from nbnorm.functional.product import given_constants, shift_by
+from nbnorm.functional.windows import Geometry
+
+
+class Conv2dBatchNormGradients(NamedTuple):
+    """Gradients of a convolution with batch norm.
+
+    None where not asked for or where the forward had no such input.
+    """
+
+    dx: Array | None = None
+    dweight: Array | None = None
+    dbias: Array | None = None
+    dgamma: Array | None = None
+    dbeta: Array | None = None
+    dresidual: Array | None = None
+
+
+_NOWHERE = Conv2dBatchNormGradients()
+
+
+class Options(NamedTuple):
+    """How the window moves, and how to compute it: as `conv2d_forward` takes it."""
+
+    stride: int | Pair
+    padding: int | Pair | str
+    dilation: int | Pair
+    groups: int
+    axis: int
+    algorithm: str
+
+
+class _Kept(NamedTuple):
+    x: Array
+    weight: Array
+    bias: Array | None
+    normalization: BatchNormContext
+    options: Options
+
+
+class Conv2dBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tuple.count
+    """What a backward needs of its forward. It can be used any number of times.
+
+    x, weight, bias
+        The forward's own arrays, by reference: do not change them before the backward.
+    normalization : BatchNormContext
+        That of the batch norm; its x is z, the output of the convolution.
+    options : Options
+        stride, padding, dilation, groups, axis and algorithm.
+    """
+
+    __slots__ = ()
+
+
+def conv2d_batch_norm_forward(
+    x: Array,
+    weight: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    bias: Array | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    axis: int = 1,
+    algorithm: str = "auto",
+    statistics: tuple[Array, Array] | None = None,
+    eps: float = 1e-5,
+    ddof: int = 0,
+    activation: Activation = None,
+    residual: Array | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Conv2dBatchNormContext]:
+    """Convolve and normalize by the statistics of the batch, for training.
+
+    With m = n h' w' values in a channel::
+
+        z = conv2d(x, weight) + bias
+        mean = sum(z) / m        var = sum((z - mean)^2) / (m - ddof)
+        y = activation(gamma (z - mean) / sqrt(var + eps) + beta + residual)
+
+    that is `conv2d_forward` and then `batch_norm_forward`.
+
+    Parameters
+    ----------
+    x : array (n, c, h, w), or (n, h, w, c) with ``axis=-1``; any strides
+        float32 or float64.
+    weight : array (k, c / groups, r, s), in either layout
+        Of x's type.
+    gamma, beta : arrays (k,) of float32 or float64, optional
+        Scale and shift; 1 and 0 if not given.
+    bias : array (k,) of float32 or float64, optional
+        Of little use: statistics of the batch subtract it again.
+    stride, padding, dilation, groups, axis, algorithm
+        As in `conv2d_forward`.
+    statistics : (mean, var), optional
+        Normalize with these instead of the batch's, as arrays (k,) of float32 or float64. The
+        backward then takes them for constants (frozen batch norm).
+    eps : float, 0 or more
+        Added to the variance. Where ``var + eps`` is 0, y is beta.
+    ddof : 0 or 1
+        The variance is taken over m - ddof values.
+    activation : None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
+        A leaky ReLU's slope is 0.01 unless given.
+    residual : array of y's shape and type, optional
+        Added before the activation.
+    out : array of y's shape and type, optional
+        Where to write y. It must not overlap an input: the backward needs them.
+
+    Returns
+    -------
+    y : array (n, k, h', w'), or (n, h', w', k) with ``axis=-1``, of x's type
+        h' and w' as in `conv2d_forward`.
+    context : Conv2dBatchNormContext
+        For `conv2d_batch_norm_backward`; holds the statistics.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, a value is out of range, a channel of y has fewer than two values.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import conv2d_batch_norm_forward
+    >>> x, weight = np.arange(9.0).reshape(1, 1, 3, 3), np.ones((1, 1, 2, 2))
+    >>> y, context = conv2d_batch_norm_forward(x, weight)
+    >>> y.round(3)
+    array([[[[-1.265, -0.632],
+             [ 0.632,  1.265]]]])
+    >>> context.mean, context.var
+    (array([16.]), array([40.]))
+    """
+    function = "conv2d_batch_norm_forward"
+    options = Options(stride, padding, dilation, groups, axis, algorithm)
+    g = geometry(function, x, weight, *options)
+    k = len(weight)
+    shape = output_shape(g, axis)
+    eps, applied = check_options(
+        function, x, shape, k, bias, gamma, beta, eps, activation, residual
+    )
+    ddof = checks.degrees_of_freedom(function, ddof)
+    check_batch(function, x, math.prod(shape) // k, k, statistics)
+    if out is not None:
+        inputs = {
+            "x": x, "weight": weight, "bias": bias, "gamma": gamma, "beta": beta,
+            "residual": residual,
+        }  # fmt: skip
+        checks.writable(function, "out", out, shape, x.dtype, inputs)
+
+    y, normalization = _forward(
+        x, weight, bias, g, options, gamma, beta, statistics, eps, ddof, applied, residual, out
+    )
+    return y, Conv2dBatchNormContext(x, weight, bias, normalization, options)
+
+
+def conv2d_batch_norm_inference(
+    x: Array,
+    weight: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    bias: Array | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    axis: int = 1,
+    algorithm: str = "auto",
+    eps: float = 1e-5,
+    activation: Activation = None,
+    residual: Array | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Convolve and normalize by a given mean and variance.
+
+    ``y = activation(gamma (conv2d(x, weight) + bias - mean) / sqrt(var + eps) + beta + residual)``,
+    all but the convolution done while a band of its output is in cache.
+
+    Parameters
+    ----------
+    x : array (n, c, h, w), or (n, h, w, c) with ``axis=-1``; any strides
+        float32 or float64. The batch may be empty.
+    weight : array (k, c / groups, r, s), in either layout
+        Of x's type.
+    mean, var : arrays (k,) of float32 or float64
+        Running statistics, usually. var is not negative.
+    gamma, beta, bias, eps, activation, residual
+        As in `conv2d_batch_norm_forward`.
+    stride, padding, dilation, groups, axis, algorithm
+        As in `conv2d_forward`.
+    out : array of y's shape and type, optional
+        Where to write y. It may be residual itself, and must not overlap it otherwise, nor x or
+        weight.
+
+    Returns
+    -------
+    y : array (n, k, h', w'), or (n, h', w', k) with ``axis=-1``, of x's type
+        h' and w' as in `conv2d_forward`.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit or a value is out of range.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import conv2d_batch_norm_inference
+    >>> x, weight = np.arange(9.0).reshape(1, 1, 3, 3), np.ones((1, 1, 2, 2))
+    >>> conv2d_batch_norm_inference(x, weight, np.array([12.0]), np.array([16.0]), eps=0.0)
+    array([[[[-1.,  0.],
+             [ 2.,  3.]]]])
+    """
+    function = "conv2d_batch_norm_inference"
+    options = Options(stride, padding, dilation, groups, axis, algorithm)
+    g = geometry(function, x, weight, *options)
+    k = len(weight)
+    shape = output_shape(g, axis)
+    check_statistics(function, (k,), (mean, var))
+    eps, applied = check_options(
+        function, x, shape, k, bias, gamma, beta, eps, activation, residual
+    )
+    if out is not None:
+        inputs = {"x": x, "weight": weight, "residual": residual}
+        checks.writable(function, "out", out, shape, x.dtype, inputs, over=("residual",))
+
+    return _inference(
+        x, weight, bias, g, options, mean, var, gamma, beta, eps, applied, residual, out
+    )
+
+
+def conv2d_batch_norm_backward(
+    dy: Array,
+    context: Conv2dBatchNormContext,
+    *,
+    needs: Iterable[str] | None = None,
+    out: Conv2dBatchNormGradients | None = None,
+) -> Conv2dBatchNormGradients:
+    """The gradients of `conv2d_batch_norm_forward`, given the gradient of its y.
+
+    First dz, dgamma, dbeta and dresidual from dy as in `batch_norm_backward`, then dx, dweight and
+    dbias from dz as in `conv2d_backward`. dbias is 0 but for rounding, unless statistics were
+    given: the mean takes the bias out.
+
+    Parameters
+    ----------
+    dy : array of y's shape and type, any strides
+    context : Conv2dBatchNormContext
+        From the forward.
+    needs : names of gradients, optional
+        Those wanted, out of "dx", "dweight", "dbias", "dgamma", "dbeta", "dresidual"; all by
+        default.
+    out : Conv2dBatchNormGradients, optional
+        Where to write them, None where they are to be allocated. They must not overlap dy, an
+        input of the forward or each other.
+
+    Returns
+    -------
+    Conv2dBatchNormGradients
+        Each of the shape and type of what it is the gradient of; None for what was not asked for
+        and for inputs that the forward was not given.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, or out overlaps an input.
+    TypeError
+        An argument is of the wrong type, such as the context of another function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import conv2d_batch_norm_backward, conv2d_batch_norm_forward
+    >>> x, weight = np.arange(9.0).reshape(1, 1, 3, 3), np.ones((1, 1, 2, 2))
+    >>> y, context = conv2d_batch_norm_forward(x, weight, beta=np.zeros(1))
+    >>> gradients = conv2d_batch_norm_backward(np.cos(y), context, needs=["dx", "dbeta"])
+    >>> gradients.dx.shape, gradients.dbeta.round(3), gradients.dweight
+    ((1, 1, 3, 3), array([2.215]), None)
+    """
+    function = "conv2d_batch_norm_backward"
+    if type(context) is not Conv2dBatchNormContext:
+        raise checks.wrong_type(
+            function,
+            "context",
+            context,
+            "the Conv2dBatchNormContext of a conv2d_batch_norm_forward",
+        )
+    shape = context.normalization.x.shape
+    owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
+    return _backward(dy, context, owed, _NOWHERE if out is None else out)
+
+
+# --- execution, on checked arguments --------------------------------------------------------
+
+
+def _forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    g: Geometry,
+    options: Options,
+    gamma: Array | None,
+    beta: Array | None,
+    statistics: tuple[Array, Array] | None,
+    eps: float,
+    ddof: int,
+    activation: Any,
+    residual: Array | None,
+    out: Array | None,
+) -> tuple[Array, BatchNormContext]:
+    k, axis = len(weight), options.axis
+    images = images_of(x, axis)
+    written = new_images(output_shape(g, axis), axis, images.last, x.dtype)
+    summed = algorithms.forward(
+        written, images, weight, g, options.algorithm, constants=shift_by(bias, k, x.dtype),
+        sums=statistics is None,
+    )  # fmt: skip
+    z = written.array(axis)
+    layout = layout_of(z.shape, z.strides, (axis % 4,))
+    kept = np.empty((3, k))
+    count = z.size // k
+    frozen = statistics is not None
+    context = BatchNormContext(
+        z, gamma, beta, residual, kept, count, layout, ddof, activation, frozen
+    )
+    if statistics is not None:
+        kept[0], kept[1] = statistics
+        y = apply_statistics(z, kept, gamma, beta, layout, eps, activation, residual, out)
+        return y, context
+    y, target = output(out, z, layout)
+    normalize_summed(
+        target, kept, written.flat, None if residual is None else flat(residual, layout),
+        channel_parameters(gamma, beta, k), layout.shape, eps, ddof, activation, summed,
+    )  # fmt: skip
+    deliver(target, out, layout)
+    return y, context
+
+
+def _inference(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    g: Geometry,
+    options: Options,
+    mean: Array,
+    var: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    activation: Any,
+    residual: Array | None,
+    out: Array | None,
+) -> Array:
+    axis = options.axis
+    images = images_of(x, axis)
+    y = images_for(out, output_shape(g, axis), axis, images)
+    algorithms.forward(
+        y, images, weight, g, options.algorithm,
+        constants=given_constants(mean, var, gamma, beta, bias, eps, x.dtype),
+        residual=flat_like(residual, axis, y), activation=activation,
+    )  # fmt: skip
+    return returned(out, y, axis)
+
+
+def _backward(
+    dy: Array,
+    context: Conv2dBatchNormContext,
+    owed: frozenset[str],
+    out: Conv2dBatchNormGradients,
+) -> Conv2dBatchNormGradients:
+    x, weight, bias, normalization, options = context
+    through = owed & {"dx", "dweight", "dbias"}  # those that need dz
+    dz, dgamma, dbeta, dresidual = batch_norm_backward(
+        dy,
+        normalization,
+        needs=[*owed & {"dgamma", "dbeta", "dresidual"}, *(["dx"] if through else [])],
+        out=BatchNormGradients(None, out.dgamma, out.dbeta, out.dresidual),
+    )
+    if dz is None:
+        return Conv2dBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
+    g = geometry("conv2d_batch_norm_backward", x, weight, *options)
+    dx, dweight, dbias = differentiated(
+        dz, x, weight, g, options.axis, options.algorithm, through,
+        Conv2dGradients(out.dx, out.dweight),
+    )  # fmt: skip
+    if dbias is not None and bias is not None:
+        dbias = cast(dbias, bias, out.dbias)
+    return Conv2dBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)

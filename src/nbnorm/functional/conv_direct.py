@@ -1,0 +1,163 @@
+"""Direct convolutions on checked arguments: see kernels/conv_kernels.py."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbnorm.functional.execution import Summed
+from nbnorm.functional.images import Images
+from nbnorm.functional.layout import run_of
+from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.product import PARALLEL_FROM
+from nbnorm.functional.scratch import scratch
+from nbnorm.functional.windows import (
+    Geometry,
+    Places,
+    buffers,
+    counts_of,
+    panel_count,
+    slots_of,
+    sums_of,
+    taps_of,
+    turned_taps,
+)
+from nbnorm.jit.simd import lane_count
+from nbnorm.jit.threads import run
+from nbnorm.kernels import conv_direct as kernels
+from nbnorm.kernels.microkernel import TILE_ROWS
+
+Array: TypeAlias = NDArray[Any]
+
+
+def convolve(
+    z: Images,
+    x: Images,
+    weight: Array,
+    taps: Array,
+    steps: tuple[int, int, int],
+    places: Places,
+    groups: int,
+    window: int,
+    *,
+    origin: tuple[int, int, int, int] = (0, 1, 0, 1),
+    constants: Array | None = None,
+    residual: Array | None = None,
+    activation: Any = None,
+    sums: bool = False,
+) -> Summed | None:
+    """The product of a window's taps, and what follows it: see kernels/conv_kernels.py.
+
+    `weight` is flat, and `taps` and `steps` say where in it the weights are: see `pack_weights`;
+    `window` is how many taps lie together there.
+    """
+    dtype = z.flat.dtype
+    depth, columns = x.c // groups, z.c // groups
+    work = x.n * math.prod(places.grid[:2]) * z.c * depth * taps.size
+    parallel = work >= PARALLEL_FROM
+    lanes = lane_count(dtype.itemsize)
+
+    panels = panel_count(columns, dtype.itemsize)
+    room = taps.size * depth * -(-columns // lanes) * lanes
+    packed = scratch.take("packed", (groups, room), dtype)
+    run(
+        kernels.pack_weights, kernels.pack_weights_parallel, panels * groups, parallel, packed,
+        weight, turned_taps(panels * groups, window, dtype), taps, steps,
+        (depth, columns, panels, window),
+    )  # fmt: skip
+
+    band = places.band(x, dtype.itemsize, z.c)
+    shares = slots_of(places, band, x.n, columns)
+    slots = shares[0] * shares[1]
+    count = band.images * band.rows * places.grid[1]
+    in_place = z.last and origin == (0, 1, 0, 1)
+    bands, turned, products = buffers(
+        x, band, slots, 1 if in_place else count, min(columns, kernels.COLUMNS), dtype
+    )
+    entries = taps.size + -(-count // TILE_ROWS) * TILE_ROWS
+    summed = None
+    if sums:
+        counts = counts_of(places, band, z, shares[0])
+        summed = sums_of(shares[0], z.c, counts, dtype)
+    run(
+        kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, packed, bands,
+        turned, products, scratch.take("tables", (slots, entries), np.int64), constants, residual,
+        activation, None if summed is None else summed.sums,
+        None if summed is None else summed.pivots, places.tap_rows, places.tap_columns, x.view,
+        z.view, places.grid, origin, tuple(band), groups, shares,
+    )  # fmt: skip
+    return summed
+
+
+def forward(z: Images, x: Images, weight: Array, g: Geometry, **after: Any) -> Summed | None:
+    """Z from x and the weights, and what follows: the keywords of `convolve`."""
+    tap_rows, tap_columns = taps_of(g)
+    places = Places((*g.positions, *g.stride), tap_rows, tap_columns)
+    count = math.prod(g.window)
+    return convolve(
+        z, x, run_of(weight), np.arange(count), (g.k * g.c * count, count, g.c * count), places,
+        g.groups, count, **after,
+    )  # fmt: skip
+
+
+def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry) -> None:
+    """Dx from dz and the weights: a convolution of dz for each remainder of dx's pixels.
+
+    Pixel i of dx meets tap r of place (i + before - r dilation) / stride, where that is whole.
+    """
+    flat = run_of(weight)
+    rows, columns = np.indices(g.window)
+    count = math.prod(g.window)
+    steps = (g.k * g.c * count, g.c * count, count)
+    for vertical, horizontal in np.ndindex(*g.stride):
+        down = vertical + g.before[0] - rows * g.dilation[0]
+        across = horizontal + g.before[1] - columns * g.dilation[1]
+        met = (down % g.stride[0] == 0) & (across % g.stride[1] == 0)
+        grid = tuple(
+            -(-(size - first) // step)
+            for size, first, step in zip(g.image, (vertical, horizontal), g.stride, strict=True)
+        )
+        if min(grid) <= 0:
+            continue
+        origin = (vertical, g.stride[0], horizontal, g.stride[1])
+        if not met.any():
+            pixels = dx.flat.reshape(dx.n, dx.h, dx.w, dx.c)
+            pixels[:, vertical :: g.stride[0], horizontal :: g.stride[1]] = 0
+            continue
+        places = Places((*grid, 1, 1), down[met] // g.stride[0], across[met] // g.stride[1])
+        convolve(dx, dz, flat, np.flatnonzero(met), steps, places, g.groups, count, origin=origin)
+
+
+def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
+    """The gradient of the weights, into a flat array (k, c, r, s)."""
+    dtype = x.flat.dtype
+    tap_rows, tap_columns = taps_of(g)
+    places = Places((*g.positions, *g.stride), tap_rows, tap_columns)
+    work = x.n * math.prod(g.positions) * dweight.size
+    parallel = work >= PARALLEL_FROM
+    band = places.band(x, dtype.itemsize, dz.c)
+    shares = slots_of(places, band, x.n, g.k)
+    # Each share has a whole gradient of its own: large ones are shared out by channels instead.
+    most = max(1, (8 << 20) // (dweight.size * dtype.itemsize))
+    if most < shares[0]:
+        shares = (most, max(1, min(BALANCED_TILES // most, g.k // 64)))
+    slots = shares[0] * shares[1]
+    bands, turned, products = buffers(x, band, slots, 1, 1, dtype)
+    lanes = lane_count(dtype.itemsize)
+    count = band.images * band.rows * places.grid[1]
+    entries = band.images * band.rows + -(-g.c // TILE_ROWS) * TILE_ROWS
+    products = scratch.take("weights", (shares[0] * dweight.size,), dtype)
+    run(
+        kernels.weight_gradient, kernels.weight_gradient_parallel, slots, parallel, products,
+        dz.flat, x.flat, bands, turned,
+        scratch.take("panels", (slots, count * -(-g.k // lanes) * lanes), dtype),
+        scratch.take("tables", (slots, entries), np.int64), tap_rows, tap_columns, x.view, dz.view,
+        places.grid, tuple(band), g.groups, shares,
+    )  # fmt: skip
+    run(
+        kernels.collect_weights, kernels.collect_weights_parallel, g.groups * g.k, parallel,
+        dweight, products, (shares[0], g.groups, tap_rows.size, g.c, g.k),
+    )  # fmt: skip

@@ -1,0 +1,186 @@
+"""Convolutions by Winograd's algorithm on checked arguments: see kernels/conv_kernels.py."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbnorm.functional.execution import Summed
+from nbnorm.functional.images import Images
+from nbnorm.functional.layout import run_of
+from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.product import PARALLEL_FROM
+from nbnorm.functional.scratch import scratch
+from nbnorm.functional.windows import (
+    Band,
+    Geometry,
+    Places,
+    Sizes,
+    buffers,
+    counts_of,
+    panel_count,
+    slots_of,
+    sums_of,
+    turned_taps,
+)
+from nbnorm.jit.simd import lane_count
+from nbnorm.jit.threads import run
+from nbnorm.kernels import conv_winograd as kernels
+from nbnorm.kernels.conv_direct import WHOLE, collect_weights, collect_weights_parallel
+from nbnorm.kernels.conv_winograd import LINE, POINTS
+from nbnorm.kernels.microkernel import TILE_ROWS
+from nbnorm.kernels.transforms import PATCH, TILE
+
+Array: TypeAlias = NDArray[Any]
+
+# Points of the input of a band, and of its output: in the second cache beside those of the weights.
+POINT_BYTES = 448 << 10
+MOST_TILES = 64
+
+
+def has_winograd(g: Geometry) -> bool:
+    """Whether a convolution can be worked out by Winograd's algorithm."""
+    return g.window == (3, 3) and g.stride == (1, 1) and g.dilation == (1, 1) and g.groups == 1
+
+
+def _tiles(positions: Sizes, before: Sizes) -> Places:
+    """The grid of tiles."""
+    rows, columns = (-(-size // TILE) for size in positions)
+    taps = np.arange(PATCH)
+    return Places((rows, columns, TILE, TILE), taps - before[0], taps - before[1])
+
+
+def _tile_band(places: Places, x: Images, itemsize: int, k: int) -> Band:
+    """The band of a grid of tiles."""
+    rows, columns = places.grid[:2]
+
+    def fits(many: int, high: int) -> bool:
+        tiles = many * high * columns
+        return tiles <= MOST_TILES and POINTS * tiles * max(x.c, k) * itemsize <= POINT_BYTES
+
+    high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
+    high = -(-rows // -(-rows // high))
+    many = 1
+    if high == rows:
+        most = max(1, x.n // BALANCED_TILES)
+        many = max([i for i in range(1, most + 1) if fits(i, rows)], default=1)
+    top, left = int(places.tap_rows[0]), int(places.tap_columns[0])
+    height, width = ((size - 1) * TILE + PATCH for size in (high, columns))
+    return Band(many, high, height, width, top, left, True)
+
+
+def convolve(
+    z: Images,
+    x: Images,
+    weight: Array,
+    steps: tuple[int, int],
+    backwards: bool,
+    before: Sizes,
+    *,
+    constants: Array | None = None,
+    residual: Array | None = None,
+    activation: Any = None,
+    sums: bool = False,
+) -> Summed | None:
+    """As conv_direct.py's `convolve`, for windows 3x3 of stride 1."""
+    dtype = z.flat.dtype
+    parallel = z.flat.size * x.c >= PARALLEL_FROM // 4
+    points = transformed_weights(weight, steps, backwards, (x.c, z.c), parallel)
+    places = _tiles((z.h, z.w), before)
+    band = _tile_band(places, x, dtype.itemsize, z.c)
+    shares = slots_of(places, band, x.n, z.c)
+    slots = shares[0] * shares[1]
+    tiles = band.images * band.rows * places.grid[1]
+    widest = -(-z.c // shares[1]) + WHOLE
+    bands, turned, products = buffers(
+        x, band, slots, 1 if z.last else band.images * band.rows * TILE * z.w,
+        1 if z.last else widest, dtype,
+    )  # fmt: skip
+    summed = None
+    if sums:
+        counts = counts_of(places, band, z, shares[0], TILE)
+        summed = sums_of(shares[0], z.c, counts, dtype)
+    entries = 1 + -(-tiles // TILE_ROWS) * TILE_ROWS
+    run(
+        kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, points,
+        bands, turned, scratch.take("inputs", (slots, POINTS * (tiles * x.c + LINE)), dtype),
+        scratch.take("outputs", (slots, POINTS * (tiles * min(widest, z.c) + LINE)), dtype),
+        products,
+        scratch.take("tables", (slots, entries), np.int64), constants, residual, activation,
+        None if summed is None else summed.sums, None if summed is None else summed.pivots, x.view,
+        z.view, places.grid, tuple(band), shares,
+    )  # fmt: skip
+    return summed
+
+
+def transformed_weights(
+    weight: Array, steps: tuple[int, int], backwards: bool, sizes: tuple[int, int], parallel: bool
+) -> Array:
+    """The points of the weights, in scratch."""
+    dtype = weight.dtype
+    depth, columns = sizes
+    lanes = lane_count(dtype.itemsize)
+    panels = panel_count(columns, dtype.itemsize)
+    room = POINTS * (depth * -(-columns // lanes) * lanes + LINE)
+    points = scratch.take("points", (room,), dtype)
+    run(
+        kernels.transform_weights, kernels.transform_weights_parallel, panels, parallel, points,
+        weight, turned_taps(panels, kernels.TAPS, dtype), steps, backwards, sizes,
+    )  # fmt: skip
+    return points
+
+
+def forward(z: Images, x: Images, weight: Array, g: Geometry, **after: Any) -> Summed | None:
+    """Z from x and the weights, and what follows: the keywords of `convolve`."""
+    steps = (kernels.TAPS, kernels.TAPS * g.c)
+    return convolve(z, x, run_of(weight), steps, False, g.before, **after)
+
+
+def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry) -> None:
+    """Dx from dz and the weights: the convolution with the window turned round."""
+    before = (2 - g.before[0], 2 - g.before[1])
+    steps = (kernels.TAPS * g.c, kernels.TAPS)
+    convolve(dx, dz, run_of(weight), steps, True, before)
+
+
+def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
+    """The gradient of the weights, into a flat array (k, c, r, s)."""
+    dtype = x.flat.dtype
+    lanes = lane_count(dtype.itemsize)
+    parallel = dz.flat.size * x.c >= PARALLEL_FROM // 4
+    places = _tiles((dz.h, dz.w), g.before)
+    band = _tile_band(places, x, dtype.itemsize, dz.c)
+    shares = slots_of(places, band, x.n, dz.c)
+    size = POINTS * (g.c * g.k + LINE)
+    most = max(1, (16 << 20) // (size * dtype.itemsize))
+    if most < shares[0]:
+        shares = (most, max(1, min(BALANCED_TILES // most, g.k // 64)))
+    slots = shares[0] * shares[1]
+    tiles = band.images * band.rows * places.grid[1]
+    bands, _, _ = buffers(x, band, slots, 1, 1, dtype)
+    room = 1
+    if not x.last:
+        room = band.height * x.w * x.c
+    if not dz.last:
+        room = max(room, band.images * band.rows * TILE * dz.w * dz.c)
+    gradient_room = -(-dz.c // lanes) * POINTS * (tiles * lanes + 3 * LINE)
+    products = scratch.take("weights", (shares[0] * size,), dtype)
+    run(
+        kernels.weight_gradient, kernels.weight_gradient_parallel, slots, parallel, products,
+        dz.flat, x.flat, bands, scratch.take("turned", (slots, room), dtype),
+        scratch.take("inputs", (slots, POINTS * (tiles * x.c + LINE)), dtype),
+        scratch.take("gradients", (slots, gradient_room), dtype),
+        scratch.take("tables", (slots, 1 + -(-x.c // TILE_ROWS) * TILE_ROWS), np.int64), x.view,
+        dz.view, places.grid, tuple(band), shares,
+    )  # fmt: skip
+    spread = scratch.take("spread", (9 * g.c * g.k,), dtype)
+    run(
+        kernels.return_weights, kernels.return_weights_parallel, g.c, parallel, spread, products,
+        shares[0], (g.c, g.k),
+    )  # fmt: skip
+    run(
+        collect_weights, collect_weights_parallel, g.k, parallel, dweight, spread,
+        (1, 1, 9, g.c, g.k),
+    )  # fmt: skip

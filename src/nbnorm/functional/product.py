@@ -1,0 +1,226 @@
+"""Products of matrices on checked arguments: in which blocks, with which memory, and run."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbnorm.functional.execution import Summed, channel_parameters
+from nbnorm.functional.layout import run_of
+from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.scratch import scratch
+from nbnorm.jit.simd import lane_count
+from nbnorm.jit.threads import run
+from nbnorm.kernels import product
+from nbnorm.kernels.layout import HEAD, SCALE, SHIFT
+from nbnorm.kernels.microkernel import TILE_ROWS
+from nbnorm.kernels.normalize import fold_given
+
+Array: TypeAlias = NDArray[Any]
+
+# Depth that is packed and multiplied at once: 128 columns of it are an eighth of the second cache.
+# A float32 sum is a chain no longer than that, so its error is that of OpenBLAS: 2.4e-6 of the
+# product's rms at most for (1024, 1024, 1024), and 3.8e-6 with twice the depth.
+DEPTH = 256
+
+# Columns in a block: two of the widest panels, one where the blocks would be few.
+PANELS = 2
+
+# A block of the product is to be found in the second cache by what follows it.
+BLOCK_BYTES = 256 << 10
+FEWEST_ROWS = 96
+
+# Below this many multiplications a product runs on the calling thread, in some 30 us.
+PARALLEL_FROM = 1 << 22
+
+# Slices of the depth, for products that have too few blocks otherwise.
+SHORTEST_SLICE = 1024
+
+# For so few rows, packing the weights costs more than multiplying by them.
+FEW_ROWS = 8
+
+
+class ProductPlan(NamedTuple):
+    """In which blocks a product is worked out: see kernels/product.py."""
+
+    height: int
+    width: int
+    slices: int
+    tiles: int
+    slots: int
+    parallel: bool
+
+    @property
+    def blocks(self) -> tuple[int, int, int]:
+        """As the kernel takes them."""
+        return self.height, self.width, self.slices
+
+
+@functools.lru_cache(maxsize=4096)
+def product_plan(sizes: tuple[int, int, int], itemsize: int, sliced: bool) -> ProductPlan:
+    """The blocks of a product (i, j, p): by its sizes alone, whatever the number of threads."""
+    n, columns, depth = sizes
+    panel = lane_count(itemsize)
+    width = PANELS * panel
+    if -(-columns // width) * -(-n // FEWEST_ROWS) < BALANCED_TILES:
+        width = panel
+    width = min(width, columns)
+    across = -(-columns // width)
+    most = max(FEWEST_ROWS, BLOCK_BYTES // (width * itemsize))
+    down = max(-(-n // most), min(-(-BALANCED_TILES // across), n // FEWEST_ROWS), 1)
+    if down * across > BALANCED_TILES and down > 1:  # equal shares for two, four or eight threads
+        while down * across % BALANCED_TILES:
+            down += 1
+    height = -(-n // down)
+    height = -(-height // TILE_ROWS) * TILE_ROWS
+    down = -(-n // height)
+    slices = 1
+    if sliced:
+        slices = max(1, min(BALANCED_TILES // (down * across), depth // SHORTEST_SLICE))
+    tiles = down * across * slices
+    return ProductPlan(
+        height=height,
+        width=width,
+        slices=slices,
+        tiles=tiles,
+        slots=min(tiles, 2 * BALANCED_TILES),
+        parallel=n * columns * depth >= PARALLEL_FROM,
+    )
+
+
+class Matrix(NamedTuple):
+    """A matrix as the multiply reads it: ``[i, j]`` is element ``i row + j column`` of `flat`."""
+
+    flat: Array
+    row: int
+    column: int
+    shape: tuple[int, int]
+
+    @property
+    def transposed(self) -> Matrix:
+        """The same memory, rows for columns."""
+        return Matrix(self.flat, self.column, self.row, self.shape[::-1])
+
+
+def matrix(array: Array) -> Matrix:
+    """A two-dimensional array as a matrix: in place if either axis lies densely, else copied."""
+    rows, columns = array.shape
+    if array.flags.f_contiguous and not array.flags.c_contiguous:
+        return Matrix(run_of(array.T), 1, rows, (rows, columns))
+    return Matrix(run_of(array), columns, 1, (rows, columns))
+
+
+def multiply(
+    c: Array,
+    a: Matrix,
+    b: Matrix,
+    *,
+    constants: Array | None = None,
+    residual: Array | None = None,
+    activation: Any = None,
+    summed: Summed | None = None,
+) -> None:
+    """``c = a b``, and what follows it: see kernels/product.py."""
+    n, depth = a.shape
+    columns = b.shape[1]
+    sizes = n, columns, depth
+    if c.size == 0:
+        return
+    if depth == 0:  # the kernel would write nothing: one step of zeros has the same product
+        zeros = np.zeros(max(n, columns), c.dtype)
+        a, b, depth = Matrix(zeros, 1, 1, (n, 1)), Matrix(zeros, 1, 1, (1, columns)), 1
+        sizes = n, columns, depth
+    few = summed is None and n <= FEW_ROWS
+    if few and a.column == 1 and b.row == 1:
+        lanes = lane_count(c.itemsize)
+        width = -(-columns // (BALANCED_TILES * lanes)) * lanes
+        run(
+            product.multiply_few, product.multiply_few_parallel, -(-columns // width),
+            n * columns * depth >= PARALLEL_FROM // 8, c, a.flat, b.flat, constants, residual,
+            activation, sizes, width,
+        )  # fmt: skip
+        return
+    # Gradients of weights follow from no sums and no constants: they may be sliced.
+    plan = product_plan(sizes, c.itemsize, constants is None and summed is None)
+    into = c
+    if plan.slices > 1:
+        into = scratch.take("slices", (plan.slices * c.size,), c.dtype)
+    room = row_stride(plan.width, c.itemsize) * min(DEPTH, depth)
+    run(
+        product.multiply, product.multiply_parallel, plan.slots, plan.parallel, into, a.flat,
+        b.flat, scratch.take("panels", (plan.slots, room), c.dtype),
+        scratch.take("lines", (plan.slots, _lines_room(a, depth)), c.dtype),
+        scratch.take("tables", (plan.slots, 1 + product.PACKED_ROWS), np.int64),
+        constants, residual, activation, None if summed is None else summed.sums,
+        None if summed is None else summed.pivots, sizes,
+        (a.row, a.column, b.row, b.column, DEPTH), plan.blocks, plan.tiles,
+    )  # fmt: skip
+    if plan.slices > 1:
+        size = 1 << 14
+        run(
+            product.add_products, product.add_products_parallel, -(-c.size // size),
+            plan.parallel, c, into, size,
+        )  # fmt: skip
+
+
+def _lines_room(a: Matrix, depth: int) -> int:
+    """Numbers of a that are packed at once; one where a is used in place."""
+    return 1 if a.column == 1 else product.PACKED_ROWS * min(DEPTH, depth)
+
+
+def sums_for(sizes: tuple[int, int, int], dtype: Any) -> Summed:
+    """Scratch for the sums that `multiply` takes on the way."""
+    itemsize = np.dtype(dtype).itemsize
+    n, columns, _ = sizes
+    plan = product_plan(sizes, itemsize, False)
+    stride = row_stride(columns, itemsize)
+    blocks = -(-n // plan.height)
+    counts = np.full(blocks, plan.height)
+    counts[-1] = n - (blocks - 1) * plan.height
+    return Summed(
+        scratch.take("block sums", (blocks, 2, stride), np.float64),
+        scratch.take("block pivots", (blocks, 3, stride), dtype),
+        counts,
+    )
+
+
+def row_stride(columns: int, itemsize: int) -> int:
+    """Columns rounded up to whole vectors."""
+    lanes = lane_count(itemsize)
+    return -(-columns // lanes) * lanes
+
+
+def given_constants(
+    mean: Array,
+    var: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    bias: Array | None,
+    eps: float,
+    dtype: Any,
+) -> Array:
+    """Head, scale and shift of a given mean and variance; a bias moves the mean."""
+    k = len(mean)
+    statistics = np.empty((3, k))
+    statistics[0] = mean
+    if bias is not None:
+        statistics[0] -= bias
+    statistics[1] = var
+    folded = scratch.take("given", (3, row_stride(k, dtype.itemsize)), dtype)
+    parameters = channel_parameters(gamma, beta, k)
+    fold_given(folded, folded, statistics, parameters, eps, (1, 1, 0))
+    return folded
+
+
+def shift_by(bias: Array | None, columns: int, dtype: Any) -> Array | None:
+    """Constants that add a bias: ``(c - -bias) 1 + 0``, in which nothing is rounded but the sum."""
+    if bias is None:
+        return None
+    constants = scratch.take("bias", (3, row_stride(columns, dtype.itemsize)), dtype)
+    constants[HEAD, :columns] = -bias
+    constants[SCALE] = 1.0
+    constants[SHIFT] = 0.0
+    return constants

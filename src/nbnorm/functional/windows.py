@@ -1,0 +1,160 @@
+"""Where windows go: the geometry of a convolution, the bands and memory its kernels work with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbnorm.functional.execution import Summed
+from nbnorm.functional.images import Images
+from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.scratch import scratch
+from nbnorm.jit.simd import lane_count
+from nbnorm.kernels.microkernel import WIDEST_PANEL, register_lanes
+
+Array: TypeAlias = NDArray[Any]
+Sizes: TypeAlias = tuple[int, ...]
+
+# Bytes of a band of the input, and of the output worked out from it: both in the second cache
+# beside the weights of a step.
+BAND_BYTES = 256 << 10
+
+# More places than these in a band gain nothing: the weights of a step are in the second cache.
+MOST_PLACES = 1024
+
+SHARES = 2 * BALANCED_TILES
+
+
+class Geometry(NamedTuple):
+    """The sizes of one convolution; c and k count the channels of one group."""
+
+    n: int
+    groups: int
+    c: int
+    k: int
+    image: Sizes  # h, w
+    window: Sizes  # r, s
+    positions: Sizes  # h', w'
+    stride: Sizes
+    dilation: Sizes
+    before: Sizes  # zeros above and to the left
+    padded: Sizes  # h, w with the zeros of both sides
+
+
+class Band(NamedTuple):
+    """The piece of the input that a kernel works on at once: see kernels/images.py."""
+
+    images: int
+    rows: int
+    height: int
+    width: int
+    top: int
+    left: int
+    copied: bool
+
+
+class Places(NamedTuple):
+    """Where a window goes, and where its taps are: see kernels/images.py."""
+
+    grid: tuple[int, ...]
+    tap_rows: Array
+    tap_columns: Array
+
+    def band(self, x: Images, itemsize: int, k: int) -> Band:
+        """The band of this grid for an input and an output of k channels."""
+        rows, columns, down, across = self.grid
+        top, left = int(self.tap_rows.min()), int(self.tap_columns.min())
+        tall, wide = int(self.tap_rows.max()) - top + 1, int(self.tap_columns.max()) - left + 1
+        width = (columns - 1) * across + wide
+
+        def height(places: int) -> int:
+            return (places - 1) * down + tall
+
+        inside = top >= 0 and left >= 0 and top + height(rows) <= x.h and left + width <= x.w
+
+        def fits(many: int, high: int) -> bool:
+            pixels = many * high * columns
+            taken = many * height(high) * width * x.c * itemsize
+            return pixels <= MOST_PLACES and max(taken, pixels * k * itemsize) <= BAND_BYTES
+
+        high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
+        high = -(-rows // -(-rows // high))
+        many = 1
+        if high == rows:
+            most = max(1, x.n // BALANCED_TILES)
+            many = max([i for i in range(1, most + 1) if fits(i, rows)], default=1)
+        return Band(many, high, height(high), width, top, left, not (inside and x.last))
+
+
+def taps_of(g: Geometry) -> tuple[Array, Array]:
+    """Row and column of each tap of the window, seen from the place of its first pixel."""
+    rows, columns = np.indices(g.window).reshape(2, -1)
+    return rows * g.dilation[0] - g.before[0], columns * g.dilation[1] - g.before[1]
+
+
+def slots_of(places: Places, band: Band, n: int, columns: int) -> tuple[int, int]:
+    """Shares of the bands, and of the output channels where the bands are few."""
+    bands = -(-n // band.images) * -(-places.grid[0] // band.rows)
+    by_band = min(bands, SHARES)
+    if bands < BALANCED_TILES:
+        return by_band, max(1, min(-(-BALANCED_TILES // bands), columns // 64))
+    return by_band, 1
+
+
+def buffers(
+    x: Images, band: Band, slots: int, places: int, columns: int, dtype: Any
+) -> tuple[Array, Array, Array]:
+    """Scratch for bands, for turning their channels, and for products."""
+    pixels = band.images * band.height * band.width
+    return (
+        scratch.take("bands", (slots, pixels * x.c if band.copied else 1), dtype),
+        scratch.take("turned", (slots, 1 if x.last else band.height * x.w * x.c), dtype),
+        scratch.take("products", (slots, places * columns), dtype),
+    )
+
+
+def turned_taps(tiles: int, window: int, dtype: Any) -> Array:
+    """Scratch for the taps of a channel, for the columns of a panel."""
+    lanes = register_lanes(dtype.itemsize)
+    rows = -(-window // lanes) * lanes
+    return scratch.take("turned taps", (tiles, rows * lane_count(dtype.itemsize)), dtype)
+
+
+def panel_count(columns: int, itemsize: int) -> int:
+    """Panels of so many columns: see kernels/microkernel.py."""
+    lanes = register_lanes(itemsize)
+    panels, left = divmod(columns, WIDEST_PANEL * lanes)
+    while left > 0:
+        if left > 3 * lanes or (left > 2 * lanes and WIDEST_PANEL == 2):
+            width = WIDEST_PANEL
+        else:
+            width = 2 if left > lanes else 1
+        left -= width * lanes
+        panels += 1
+    return panels
+
+
+def sums_of(shares: int, k: int, counts: Array, dtype: Any) -> Summed:
+    """Scratch for the sums of k channels in each share of the bands."""
+    lanes = lane_count(dtype.itemsize)
+    stride = -(-k // lanes) * lanes
+    return Summed(
+        scratch.take("block sums", (shares, 2, stride), np.float64),
+        scratch.take("block pivots", (shares, 3, stride), dtype),
+        counts,
+    )
+
+
+def counts_of(places: Places, band: Band, z: Images, shares: int, rows: int = 1) -> Array:
+    """Values of a channel in each share of the bands, whose places are `rows` rows of z each."""
+    down = -(-places.grid[0] // band.rows)
+    bands = -(-z.n // band.images) * down
+    counts = np.zeros(shares, np.int64)
+    for share in range(shares):
+        for block in range(bands * share // shares, bands * (share + 1) // shares):
+            images = min(band.images, z.n - block // down * band.images)
+            high = min(band.rows * rows, z.h - block % down * band.rows * rows)
+            counts[share] += images * high * z.w
+    return counts

@@ -1,0 +1,101 @@
+"""What every layer with batch norm has in common: gamma, beta and running statistics."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nbnorm import checks
+from nbnorm.checks import Array
+from nbnorm.functional.activation import Activation, resolve_activation
+from nbnorm.layers.base import Layer
+from nbnorm.layers.initialization import float_type
+
+
+class Statistics(Protocol):
+    """What a context says of its batch."""
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each channel."""
+
+    @property
+    def var(self) -> Array:
+        """Variance of each channel over m - ddof."""
+
+    @property
+    def count(self) -> int:
+        """The number m of values in a channel."""
+
+
+Context = TypeVar("Context", bound=Statistics)
+
+
+class Normalizing(Layer[Context]):
+    """A layer with batch norm; a subclass calls `_start_normalizing` in its ``__init__``."""
+
+    _buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+
+    def _start_normalizing(
+        self,
+        shape: tuple[int, ...],
+        *,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        running_var: str,
+        ddof: int,
+        activation: Activation,
+        dtype: DTypeLike,
+    ) -> None:
+        """Check the options of a batch norm and make its arrays, in the shape of the kept axes."""
+        name = type(self).__name__
+        if momentum is not None:
+            expected = "None or a number from 0 to 1"
+            if checks.number(name, "momentum", momentum, expected) > 1:
+                raise checks.wrong_value(name, "momentum", momentum, expected)
+        if running_var not in ("unbiased", "biased"):
+            raise checks.wrong_value(name, "running_var", running_var, "'unbiased' or 'biased'")
+        self.eps = checks.number(name, "eps", eps, "a finite number, 0 or more")
+        self.momentum = momentum
+        self.unbiased = running_var == "unbiased"
+        self.ddof = checks.degrees_of_freedom(name, ddof)
+        resolve_activation(name, activation)
+        self.activation = activation
+        dtype = float_type(name, dtype)
+        self.gamma = np.ones(shape, dtype) if affine else None
+        self.beta = np.zeros(shape, dtype) if affine else None
+        self.running_mean = np.zeros(shape) if track_running_stats else None
+        self.running_var = np.ones(shape) if track_running_stats else None
+        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+
+    def _given_statistics(self) -> tuple[Array, Array] | None:
+        """Return what takes the place of the batch's statistics: after `eval` the running ones."""
+        if self.training or self.running_mean is None or self.running_var is None:
+            return None
+        return self.running_mean, self.running_var
+
+    def _track(self, context: Context) -> None:
+        """Move the running statistics toward those of one batch, in training."""
+        buffers = self.buffers()
+        if not buffers or not self.training:
+            return
+        m = context.count
+        var = context.var * ((m - self.ddof) / (m - 1 if self.unbiased else m))
+        buffers["num_batches_tracked"] += 1
+        share = 1 / buffers["num_batches_tracked"] if self.momentum is None else self.momentum
+        for name, batch in (("running_mean", context.mean), ("running_var", var)):
+            buffers[name][...] = (1 - share) * buffers[name] + share * batch
+
+    def _is_own(self, context: Context) -> bool:
+        names = self._parameter_names
+        return all(getattr(context, name) is getattr(self, name) for name in names)
+
+    def _add(self, gradients: Any) -> Array | tuple[Array, Array]:
+        """Add to the gradients, and return what `_backward` does."""
+        self._accumulate(gradients)
+        dx = cast(Array, gradients.dx)
+        return dx if gradients.dresidual is None else (dx, gradients.dresidual)
