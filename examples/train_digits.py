@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from nbnorm.layers import SGD, Activation, BatchNorm, Conv2d, Dense, Flatten, Sequential
+from nbnorm.layers import SGD, Activation, Conv2d, Conv2dBatchNorm, Dense, Flatten, Sequential
 
 LEARNING_RATES = (0.002, 0.01, 0.05, 0.2)
 SEEDS = 3
@@ -60,16 +60,18 @@ def load() -> Data:
 def network(batch_norm: bool, seed: int) -> Sequential:
     """Stack three convolutions and a dense layer."""
 
-    def convolution(c: int, k: int, stride: int) -> tuple[Conv2d, BatchNorm | Activation]:
+    def convolution(c: int, k: int, stride: int) -> Conv2dBatchNorm | Sequential:
         # [seed, k]: each layer's own seed, so that both networks start from the same weights.
         # Batch norm would subtract a bias again with the mean; its beta takes the bias's place.
-        conv = Conv2d(c, k, 3, stride=stride, padding=1, bias=not batch_norm, rng=[seed, k])
-        return conv, BatchNorm(k, activation="relu") if batch_norm else Activation("relu")
+        geometry = {"kernel_size": 3, "stride": stride, "padding": 1}
+        if batch_norm:
+            return Conv2dBatchNorm(c, k, **geometry, activation="relu", rng=[seed, k])
+        return Sequential(Conv2d(c, k, **geometry, rng=[seed, k]), Activation("relu"))
 
     return Sequential(
-        *convolution(1, 16, stride=1),  # 8x8
-        *convolution(16, 32, stride=2),  # 4x4
-        *convolution(32, 64, stride=2),  # 2x2
+        convolution(1, 16, stride=1),  # 8x8
+        convolution(16, 32, stride=2),  # 4x4
+        convolution(32, 64, stride=2),  # 2x2
         Flatten(),
         Dense(64 * 2 * 2, 10, rng=[seed, 10]),
     )
@@ -95,7 +97,6 @@ def train(data: Data, lr: float, batch_norm: bool, seed: int, epochs: int, progr
     seconds = []
     diverged = False
     for _ in range(epochs):
-        net.train()
         order = rng.permutation(len(data.train_images))
         for first in range(0, len(order) - BATCH + 1, BATCH):
             if diverged:  # for good: the accuracy stays what it is now
@@ -108,7 +109,8 @@ def train(data: Data, lr: float, batch_norm: bool, seed: int, epochs: int, progr
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - start)
             diverged = not np.isfinite(loss)
-        predicted = net.eval()(data.test_images).argmax(axis=1)
+        # Folded: the running statistics are worked into the weights, as one would deploy it.
+        predicted = net.fold()(data.test_images).argmax(axis=1)
         accuracies.append(100 * float(np.mean(predicted == data.test_digits)))
         progress.update()
     return Run(accuracies, 1e3 * float(np.median(seconds)), diverged)

@@ -7,13 +7,27 @@ import copy
 import numpy as np
 import pytest
 
-from nbnorm.layers import Activation, BatchNorm, Conv2d, Dense, Flatten, Sequential
+from nbnorm.layers import (
+    Activation,
+    BatchNorm,
+    Conv2d,
+    Conv2dBatchNorm,
+    Dense,
+    DenseBatchNorm,
+    Flatten,
+    Sequential,
+)
 
 LAYERS = {
     "Activation": (lambda: Activation("silu"), (5, 3)),
     "BatchNorm": (lambda: BatchNorm(3, dtype=np.float64), (5, 3, 2)),
     "Conv2d": (lambda: Conv2d(3, 4, 2, dtype=np.float64, rng=0), (2, 3, 4, 4)),
+    "Conv2dBatchNorm": (
+        lambda: Conv2dBatchNorm(3, 4, 2, bias=True, dtype=np.float64, rng=0),
+        (2, 3, 4, 4),
+    ),
     "Dense": (lambda: Dense(3, 4, dtype=np.float64, rng=0), (5, 3)),
+    "DenseBatchNorm": (lambda: DenseBatchNorm(3, 4, dtype=np.float64, rng=0), (5, 3)),
     "Flatten": (Flatten, (2, 3, 4)),
     "Sequential": (
         lambda: Sequential(Dense(3, 4, dtype=np.float64, rng=0), BatchNorm(4, dtype=np.float64)),
@@ -80,7 +94,9 @@ def test_a_context_of_another_layer_is_refused(layer, x):
         layer.backward(dy, context)
 
 
-@pytest.mark.parametrize("name", ["BatchNorm", "Conv2d", "Dense", "Sequential"])
+@pytest.mark.parametrize(
+    "name", ["BatchNorm", "Conv2d", "Conv2dBatchNorm", "Dense", "DenseBatchNorm", "Sequential"]
+)
 def test_a_context_of_its_twin_is_refused(rng, name):
     make, shape = LAYERS[name]
     layer, twin = make(), make()
@@ -152,10 +168,37 @@ def test_a_state_goes_through_a_file_into_another_layer(rng, layer, x, tmp_path)
 
 
 def test_only_normalization_takes_a_residual(layer, x):
-    if isinstance(layer, (Activation, BatchNorm, Sequential)):
+    takers = (Activation, BatchNorm, Conv2dBatchNorm, DenseBatchNorm, Sequential)
+    if isinstance(layer, takers):
         return
     with pytest.raises(TypeError, match=r"\w+\.forward: residual is .* expected None"):
         layer(x, residual=x)
+
+
+def test_what_is_folded_equals_the_layer_after_eval(rng, layer, x):
+    for parameter in layer.parameters().values():
+        parameter[...] = rng.standard_normal(parameter.shape)
+    layer(x)
+    folded = layer.fold()
+    assert layer.training
+    assert not folded.training
+    y = folded(x)
+    np.testing.assert_allclose(y, layer.eval()(x), rtol=1e-12, atol=1e-12)
+    for array in (*layer.parameters().values(), *layer.buffers().values()):
+        array[...] += 1
+    layer.train()
+    np.testing.assert_array_equal(folded(x), y)
+    assert not folded.training
+
+
+def test_folding_takes_no_gradients_along(rng, layer, x):
+    dy = rng.standard_normal(layer(x).shape)
+    layer.backward(dy)
+    layer(x)
+    folded = layer.fold()
+    assert not any(gradient.any() for gradient in folded.gradients().values())
+    with pytest.raises(ValueError, match="context is None"):
+        folded.backward(dy)
 
 
 def loading():

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbnorm.layers import Activation, BatchNorm, Conv2d, Dense, Flatten, Sequential
+from nbnorm.layers import (
+    Activation,
+    BatchNorm,
+    Conv2d,
+    Conv2dBatchNorm,
+    Dense,
+    DenseBatchNorm,
+    Flatten,
+    Sequential,
+)
 from tests.finite_differences import assert_gradient
 
 
@@ -105,3 +114,116 @@ def test_refuses_what_is_no_layer():
         Sequential()
     with pytest.raises(TypeError, match=r"Sequential: layers\[1\] is .*; expected a Layer"):
         Sequential(Flatten(), np.maximum)
+
+
+# --- folding --------------------------------------------------------------------------------
+
+
+def trained(rng, shape, *layers):
+    """Layers that have seen a batch, no array of which is as it began; in inference."""
+    net = Sequential(*layers)
+    for parameter in net.parameters().values():
+        parameter[...] = rng.standard_normal(parameter.shape)
+    net(rng.standard_normal(shape))
+    return net.eval()
+
+
+def kinds(net):
+    return [kinds(layer) if isinstance(layer, Sequential) else type(layer) for layer in net]
+
+
+def assert_same_inference(rng, shape, net, folded):
+    x = rng.standard_normal(shape)
+    assert not any(layer.training for layer in (folded, *folded))
+    np.testing.assert_allclose(folded(x), net(x), rtol=1e-11, atol=1e-11)
+
+
+def test_folds_every_batch_norm(rng):
+    shape = 3, 2, 4, 4
+    net = trained(
+        rng,
+        shape,
+        Conv2d(2, 3, 3, padding=1, stride=2, dtype=np.float64, rng=0),
+        BatchNorm(3, activation="silu", dtype=np.float64),
+        Conv2dBatchNorm(3, 4, 1, activation="silu", dtype=np.float64, rng=0),
+        Flatten(),
+        Sequential(
+            DenseBatchNorm(16, 6, dtype=np.float64, rng=0),
+            Dense(6, 5, bias=False, dtype=np.float64, rng=0),
+            BatchNorm(5, dtype=np.float64),
+        ),
+    )
+    folded = net.fold()
+    assert kinds(folded) == [
+        Conv2d, Activation, [Conv2d, Activation], Flatten, [Dense, Dense],
+    ]  # fmt: skip
+    assert folded.buffers() == {}
+    assert_same_inference(rng, shape, net, folded)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "normalization"),
+    [
+        ((3, 2, 4, 4), 1, BatchNorm(3, axis=-3, dtype=np.float64)),
+        ((3, 2, 4, 4), 1, BatchNorm((3,), axis=(1,), dtype=np.float64)),
+        ((3, 4, 4, 2), -1, BatchNorm(3, axis=3, dtype=np.float64)),
+    ],
+    ids=str,
+)
+def test_folds_along_the_axis_of_the_channels(rng, shape, axis, normalization):
+    conv = Conv2d(2, 3, 3, axis=axis, dtype=np.float64, rng=0)
+    net = trained(rng, shape, conv, normalization)
+    folded = net.fold()
+    assert kinds(folded) == [Conv2d]
+    assert_same_inference(rng, shape, net, folded)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers"),
+    [
+        (
+            (3, 2, 5, 5),
+            (Conv2d(2, 3, 3, dtype=np.float64), BatchNorm(3, axis=-1, dtype=np.float64)),
+        ),
+        (
+            (3, 2, 5, 5),
+            (
+                Conv2d(2, 3, 3, dtype=np.float64),
+                BatchNorm((3, 3, 3), axis=(1, 2, 3), dtype=np.float64),
+            ),
+        ),
+        ((3, 2, 4), (Dense(4, 3, dtype=np.float64), BatchNorm(2, axis=1, dtype=np.float64))),
+        (
+            (3, 4),
+            (
+                Dense(4, 3, dtype=np.float64),
+                Activation("silu"),
+                BatchNorm(3, dtype=np.float64),
+            ),
+        ),
+        ((3, 4), (BatchNorm(4, dtype=np.float64), Dense(4, 3, dtype=np.float64))),
+    ],
+    ids=["another axis", "every pixel", "other features", "after an activation", "before"],
+)
+def test_leaves_a_batch_norm_of_something_else(rng, shape, layers):
+    net = trained(rng, shape, *layers)
+    folded = net.fold()
+    assert kinds(folded) == kinds(net)
+    assert_same_inference(rng, shape, net, folded)
+
+
+def test_a_residual_still_goes_to_the_last_layer(rng):
+    net = trained(
+        rng,
+        (5, 3),
+        Dense(3, 3, dtype=np.float64, rng=0),
+        BatchNorm(3, activation="silu", dtype=np.float64),
+    )
+    x, residual = rng.standard_normal((2, 5, 3))
+    np.testing.assert_allclose(net.fold()(x, residual), net(x, residual), rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_norm_without_running_statistics_cannot_be_folded():
+    net = Sequential(Dense(3, 4), BatchNorm(4, track_running_stats=False))
+    with pytest.raises(ValueError, match=r"BatchNorm\.fold: running_mean is None; expected"):
+        net.fold()
