@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.functional import conv_direct, conv_winograd
+from nbnorm.functional import conv_direct, conv_grouped, conv_winograd
 from nbnorm.functional.execution import Summed
 from nbnorm.functional.images import Array, Images, new_images
 from nbnorm.functional.windows import Geometry
@@ -19,6 +19,9 @@ from nbnorm.kernels.images import turn_images, turn_images_parallel
 from nbnorm.kernels.transforms import TILE
 
 BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winograd}
+
+# Wider groups than these fill enough of a panel of the multiply.
+WIDEST_GROUP = 8
 
 # Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay.
 FEWEST_TILES = 96
@@ -37,6 +40,8 @@ def chosen(g: Geometry, algorithm: str, itemsize: int) -> ModuleType:
     """The module for a convolution and its gradients."""
     if algorithm == "auto":
         algorithm = "winograd" if _gains_by_winograd(g, itemsize) else "direct"
+    if algorithm == "direct" and g.groups > 1 and max(g.c, g.k) <= WIDEST_GROUP:
+        return conv_grouped
     return BY_NAME[algorithm]
 
 

@@ -19,6 +19,7 @@ from nbnorm.functional.windows import (
     Places,
     buffers,
     counts_of,
+    input_places,
     panel_count,
     slots_of,
     sums_of,
@@ -104,31 +105,12 @@ def forward(z: Images, x: Images, weight: Array, g: Geometry, **after: Any) -> S
 
 
 def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry) -> None:
-    """Dx from dz and the weights: a convolution of dz for each remainder of dx's pixels.
-
-    Pixel i of dx meets tap r of place (i + before - r dilation) / stride, where that is whole.
-    """
-    flat = run_of(weight)
-    rows, columns = np.indices(g.window)
+    """Dx from dz and the weights."""
     count = math.prod(g.window)
     steps = (g.k * g.c * count, g.c * count, count)
-    for vertical, horizontal in np.ndindex(*g.stride):
-        down = vertical + g.before[0] - rows * g.dilation[0]
-        across = horizontal + g.before[1] - columns * g.dilation[1]
-        met = (down % g.stride[0] == 0) & (across % g.stride[1] == 0)
-        grid = tuple(
-            -(-(size - first) // step)
-            for size, first, step in zip(g.image, (vertical, horizontal), g.stride, strict=True)
-        )
-        if min(grid) <= 0:
-            continue
-        origin = (vertical, g.stride[0], horizontal, g.stride[1])
-        if not met.any():
-            pixels = dx.flat.reshape(dx.n, dx.h, dx.w, dx.c)
-            pixels[:, vertical :: g.stride[0], horizontal :: g.stride[1]] = 0
-            continue
-        places = Places((*grid, 1, 1), down[met] // g.stride[0], across[met] // g.stride[1])
-        convolve(dx, dz, flat, np.flatnonzero(met), steps, places, g.groups, count, origin=origin)
+    flat = run_of(weight)
+    for taps, places, origin in input_places(dx, g):
+        convolve(dx, dz, flat, taps, steps, places, g.groups, count, origin=origin)
 
 
 def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -62,8 +63,11 @@ class Places(NamedTuple):
     tap_rows: Array
     tap_columns: Array
 
-    def band(self, x: Images, itemsize: int, k: int) -> Band:
-        """The band of this grid for an input and an output of k channels."""
+    def band(self, x: Images, itemsize: int, k: int, wide: int = 0) -> Band:
+        """The band of this grid for an input and an output of k channels.
+
+        `wide` is how many numbers a pixel becomes where that is more than its channels.
+        """
         rows, columns, down, across = self.grid
         top, left = int(self.tap_rows.min()), int(self.tap_columns.min())
         tall, wide = int(self.tap_rows.max()) - top + 1, int(self.tap_columns.max()) - left + 1
@@ -76,7 +80,7 @@ class Places(NamedTuple):
 
         def fits(many: int, high: int) -> bool:
             pixels = many * high * columns
-            taken = many * height(high) * width * x.c * itemsize
+            taken = many * height(high) * width * max(x.c, wide) * itemsize
             return pixels <= MOST_PLACES and max(taken, pixels * k * itemsize) <= BAND_BYTES
 
         high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
@@ -92,6 +96,34 @@ def taps_of(g: Geometry) -> tuple[Array, Array]:
     """Row and column of each tap of the window, seen from the place of its first pixel."""
     rows, columns = np.indices(g.window).reshape(2, -1)
     return rows * g.dilation[0] - g.before[0], columns * g.dilation[1] - g.before[1]
+
+
+def input_places(
+    dx: Images, g: Geometry
+) -> Iterator[tuple[Array, Places, tuple[int, int, int, int]]]:
+    """The convolutions of dz that the gradient of the input is put together from.
+
+    Pixel i of dx meets tap r of place (i + before - r dilation) / stride, where that is whole: for
+    each remainder of i by the stride, other taps. Yields their numbers, the places, and where in dx
+    these lie; pixels that no tap meets are set to 0.
+    """
+    rows, columns = np.indices(g.window)
+    for vertical, horizontal in np.ndindex(*g.stride):
+        down = vertical + g.before[0] - rows * g.dilation[0]
+        across = horizontal + g.before[1] - columns * g.dilation[1]
+        met = (down % g.stride[0] == 0) & (across % g.stride[1] == 0)
+        grid = tuple(
+            -(-(size - first) // step)
+            for size, first, step in zip(g.image, (vertical, horizontal), g.stride, strict=True)
+        )
+        if min(grid) <= 0:
+            continue
+        if not met.any():
+            pixels = dx.array(-1)
+            pixels[:, vertical :: g.stride[0], horizontal :: g.stride[1]] = 0
+            continue
+        places = Places((*grid, 1, 1), down[met] // g.stride[0], across[met] // g.stride[1])
+        yield np.flatnonzero(met), places, (vertical, g.stride[0], horizontal, g.stride[1])
 
 
 def slots_of(places: Places, band: Band, n: int, columns: int) -> tuple[int, int]:

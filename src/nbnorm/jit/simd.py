@@ -123,14 +123,15 @@ def vector_suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
 
-def _slice(array: Any, index: int, count: int) -> Any:
+def checked_slice(array: Any, index: int, count: int) -> Any:
+    """A part of an array for a twin, which must not go beyond it."""
     if index < 0 or count < 0 or index + count > array.size:
         raise IndexError(f"lanes [{index}, {index + count}) of an array of {array.size}")
     return array[index : index + count]
 
 
 def _load(array: Any, index: int) -> Any:
-    return as_vector(_slice(array, index, _lanes(array)).copy())
+    return as_vector(checked_slice(array, index, _lanes(array)).copy())
 
 
 @twin(_load)
@@ -149,7 +150,7 @@ def _load_part(array: Any, index: int, count: int, others: Any) -> Any:
     count = min(count, others.size)
     _require_same_type(array, others)
     vector = others.copy()
-    vector[:count] = _slice(array, index, count)
+    vector[:count] = checked_slice(array, index, count)
     return vector
 
 
@@ -191,7 +192,7 @@ def _require_writable(array: Any, vector: Any) -> None:
 
 def _store(array: Any, index: int, vector: Any) -> None:
     _require_same_type(array, vector)
-    _slice(array, index, vector.size)[...] = vector
+    checked_slice(array, index, vector.size)[...] = vector
 
 
 @twin(_store)
@@ -210,7 +211,7 @@ def store(typing_context, array, index, vector):
 def _store_part(array: Any, index: int, vector: Any, count: int) -> None:
     count = min(count, vector.size)
     _require_same_type(array, vector)
-    _slice(array, index, count)[...] = vector[:count]
+    checked_slice(array, index, count)[...] = vector[:count]
 
 
 @twin(_store_part)
@@ -427,8 +428,13 @@ def widen(typing_context, vector):
     return VectorType(types.float64, vector.count)(vector), generate
 
 
+def _require_sums(sums: Any) -> None:
+    _vector_of(sums)
+    _require(sums.dtype == types.float64 and sums.mutable, f"writable float64 sums, not {sums}")
+
+
 def _accumulate(sums: Any, index: int, vector: Any) -> None:
-    lanes = _slice(sums, index, vector.size)
+    lanes = checked_slice(sums, index, vector.size)
     lanes += _widen(vector)
 
 
@@ -436,8 +442,7 @@ def _accumulate(sums: Any, index: int, vector: Any) -> None:
 def accumulate(typing_context, sums, index, vector):
     """Adds the lanes of a vector to the float64 ``sums[index : index + lanes]``."""
     wide = VectorType(types.float64, vector.count)
-    _vector_of(sums)
-    _require(sums.dtype == types.float64 and sums.mutable, f"writable float64 sums, not {sums}")
+    _require_sums(sums)
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], wide)
@@ -446,3 +451,41 @@ def accumulate(typing_context, sums, index, vector):
         return context.get_dummy_value()
 
     return types.none(sums, types.intp, vector), generate
+
+
+def _accumulate_part(sums: Any, index: int, vector: Any, count: int) -> None:
+    lanes = checked_slice(sums, index, min(count, vector.size))
+    lanes += _widen(vector)[: lanes.size]
+
+
+@twin(_accumulate_part)
+def accumulate_part(typing_context, sums, index, vector, count):
+    """Adds the first `count` lanes of a vector to the float64 ``sums[index : index + count]``.
+
+    A count beyond the lanes means all of them.
+    """
+    wide = VectorType(types.float64, vector.count)
+    _require_sums(sums)
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], wide)
+        mask = _lane_mask(context, builder, wide, args[3])
+        value = _llvm(context, wide)
+        align = ir.Constant(_INT32, 8)
+        suffix = f"{vector_suffix(value)}.p0"
+        load = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(value, [pointer.type, _INT32, mask.type, value]),
+            f"llvm.masked.load.{suffix}",
+        )
+        store = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [value, pointer.type, _INT32, mask.type]),
+            f"llvm.masked.store.{suffix}",
+        )
+        old = builder.call(load, [pointer, align, mask, ir.Constant(value, None)])
+        added = builder.fadd(old, _widened(builder, args[2]))
+        builder.call(store, [added, pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.none(sums, types.intp, vector, types.intp), generate

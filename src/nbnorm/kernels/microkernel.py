@@ -27,7 +27,7 @@ from numba.core import cgutils, types
 
 from nbnorm.jit import target
 from nbnorm.jit.options import inlined
-from nbnorm.jit.simd import emit_fma, vector_suffix
+from nbnorm.jit.simd import checked_slice, emit_fma, vector_suffix
 from nbnorm.jit.vectors import twin
 
 TILE_ROWS = 6
@@ -49,15 +49,15 @@ def _multiply(
     width = registers * register_lanes(c.itemsize)
     tile = np.zeros((TILE_ROWS, width), c.dtype)
     within = np.arange(depth) * step
+    first = checked_slice(rows, rows_at, TILE_ROWS)[:, np.newaxis]
     for i, tap in enumerate(taps):
-        first = rows[rows_at : rows_at + TILE_ROWS] + tap
-        start = b_at + i * depth * width
-        panel = b[start : start + depth * width].reshape(depth, width)
-        tile += a[first[:, np.newaxis] + within] @ panel
+        places = first + tap + within
+        if places.min(initial=0) < 0:
+            raise IndexError(f"a number at {places.min()}")
+        panel = checked_slice(b, b_at + i * depth * width, depth * width).reshape(depth, width)
+        tile += a[places] @ panel
     for i in range(min(height, TILE_ROWS)):
-        line = c[c_at + i * c_step : c_at + i * c_step + min(columns, width)]
-        if line.size < min(columns, width):
-            raise IndexError(f"{columns} columns at {c_at + i * c_step} of {c.size}")
+        line = checked_slice(c, c_at + i * c_step, min(columns, width))
         line[...] = line + tile[i, : line.size] if more else tile[i, : line.size]
 
 
@@ -320,10 +320,9 @@ def multiply_block(c, c_at, c_step, a, rows, taps, step, b, b_at, depth, height,
 
 def _transpose(to, to_at, to_step, source, at, step):
     lanes = _lanes(to)
-    for i in range(lanes):
-        row = source[at + i * step : at + i * step + lanes]
-        for j in range(lanes):
-            to[to_at + j * to_step + i] = row[j]
+    square = np.array([checked_slice(source, at + i * step, lanes) for i in range(lanes)])
+    for j in range(lanes):
+        checked_slice(to, to_at + j * to_step, lanes)[...] = square[:, j]
 
 
 @twin(_transpose)
@@ -367,3 +366,46 @@ def transpose_tile(typing_context, to, to_at, to_step, source, at, step):
 
     index = types.intp
     return types.none(to, index, index, source, index, index), generate
+
+
+def _pick(to, to_at, source, at, size, which):
+    count = register_lanes(to.itemsize)
+    group = np.arange(count) // size * size + which
+    to[to_at : to_at + count] = source[at : at + count][group]
+
+
+@twin(_pick)
+def pick(typing_context, to, to_at, source, at, size, which):
+    """Copies a register; each lane gets number `which` of its own group of `size` lanes.
+
+    `size` is 1, 2, 4 or 8.
+    """
+    itemsize = to.dtype.bitwidth // 8
+    count = register_lanes(itemsize)
+
+    def generate(context, builder, sig, args):
+        _, to_at, _, at, size, which = args
+        vector = ir.VectorType(context.get_value_type(to.dtype), count)
+        data = [context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 2)]
+        place, start = (
+            builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+            for base, index in zip(data, (to_at, at), strict=True)
+        )
+        value = builder.load(start, align=itemsize)
+        done = builder.append_basic_block("done")
+        switch = builder.switch(builder.add(builder.mul(size, size.type(16)), which), done)
+        for width in (1, 2, 4, 8):
+            for number in range(min(width, count)):
+                block = builder.append_basic_block("pick")
+                switch.add_case(size.type(16 * width + number), block)
+                builder.position_at_end(block)
+                chosen = [min(i // width * width + number, count - 1) for i in range(count)]
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), count), chosen)
+                picked = builder.shuffle_vector(value, ir.Constant(vector, ir.Undefined), mask)
+                builder.store(picked, place, align=itemsize)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.none(to, i, source, i, i, i), generate

@@ -144,13 +144,13 @@ def settle_slices(
 
 
 @inlined
-def _merge(sums, folded, pivots, counts):
+def _merge(sums, folded, pivots, counts, c):
     """Adds the sums of all blocks, each about a pivot of its own, to those of the first.
 
     With the pivot moved by d, sum(v + d) = sum(v) + m d and sum((v + d)^2) = sum(v^2) +
     2 d sum(v) + m d^2 (Chan, Golub and LeVeque 1979), here in float64.
     """
-    for channel in range(folded.shape[1]):
+    for channel in range(c):
         pivot = pivots[0, HEAD, channel]
         folded[HEAD, channel] = pivot
         for block in range(1, sums.shape[0]):
@@ -170,8 +170,8 @@ def settle_blocks(
     pivots   (blocks, 3, stride) of the data's type: what was subtracted, in row HEAD
     counts   (blocks,) of int64: values of a channel in a block
     """
-    _merge(sums, folded, pivots, counts)
     c = shape[1]
+    _merge(sums, folded, pivots, counts, c)
     moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, 0, shape)
     spread(constants, folded, HEAD, SHIFT + 1, spans)
     return moved

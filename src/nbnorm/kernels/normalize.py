@@ -18,7 +18,6 @@ from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import (
     fma,
     lanes,
-    load,
     load_part,
     misalignment,
     splat,
@@ -100,9 +99,10 @@ def _normalize_down(
     y, x, residual, constants, top, bottom, j, count, row_length, activation, stream
 ):
     """Normalizes the columns j..j+count-1 of a few rows."""
-    head = load(constants[HEAD], j)
-    scale = load(constants[SCALE], j)
-    shift = load(constants[SHIFT], j)
+    zero = splat(x, 0.0)
+    head = load_part(constants[HEAD], j, count, zero)
+    scale = load_part(constants[SCALE], j, count, zero)
+    shift = load_part(constants[SHIFT], j, count, zero)
     for row in range(top, bottom):
         i = row * row_length + j
         _normalize(y, x, residual, i, count, head, scale, shift, activation, stream)

@@ -12,7 +12,16 @@ carried in float64; sums are additive, so a channel may be summed in slices and 
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.jit.simd import accumulate, fma, lanes, load, load_part, prefetch, splat, total, widen
+from nbnorm.jit.simd import (
+    accumulate_part,
+    fma,
+    lanes,
+    load_part,
+    prefetch,
+    splat,
+    total,
+    widen,
+)
 from nbnorm.kernels.activations import activation_gradient
 from nbnorm.kernels.layout import HEAD, SCALE, SHIFT, SUMMED_ROWS
 
@@ -91,19 +100,20 @@ def sum_plane(dy, x, residual, constants, channel, first, last, activation, shap
 @inlined
 def _sum_down(sums, dy, x, residual, constants, top, bottom, j, count, row_length, activation):
     """Adds the sums of the columns j..j+count-1 over a few rows to `sums`."""
-    head = load(constants[HEAD], j)
-    scale = load(constants[SCALE], j)
-    shift = load(constants[SHIFT], j)
-    totals = splat(x, 0.0)
-    products = totals
+    zero = splat(x, 0.0)
+    head = load_part(constants[HEAD], j, count, zero)
+    scale = load_part(constants[SCALE], j, count, zero)
+    shift = load_part(constants[SHIFT], j, count, zero)
+    totals = zero
+    products = zero
     for row in range(top, bottom):
         u, v = gradient_and_deviation(
             dy, x, residual, row * row_length + j, count, head, scale, shift, activation
         )
         totals = totals + u
         products = fma(u, v, products)
-    accumulate(sums[0], j, totals)
-    accumulate(sums[1], j, products)
+    accumulate_part(sums[0], j, totals, count)
+    accumulate_part(sums[1], j, products, count)
 
 
 @inlined

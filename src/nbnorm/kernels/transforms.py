@@ -22,7 +22,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from nbnorm.jit.simd import emit_fma, vector_suffix
+from nbnorm.jit.simd import checked_slice, emit_fma, vector_suffix
 from nbnorm.jit.vectors import twin
 from nbnorm.kernels.microkernel import register_lanes
 
@@ -141,16 +141,13 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
             for j in range(inputs):
                 start = at + i * down + j * across
                 inside = outputs <= inputs or (i < height and j < width)
-                vector = source[start : start + count] if inside else zero
-                if vector.size < count:
-                    raise IndexError(f"{count} numbers at {start} of {source.size}")
-                row.append(vector)
+                row.append(checked_slice(source, start, count) if inside else zero)
             rows.append(row)
         for i, row in enumerate(_square(map_, rows)):
             for j, vector in enumerate(row):
                 start = to_at + i * to_down + j * to_across
                 if outputs >= inputs or (i < height and j < width):
-                    to[start : start + count] = vector
+                    checked_slice(to, start, count)[...] = vector
 
     @twin(reference)
     def transform(
