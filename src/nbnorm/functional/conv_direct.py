@@ -18,8 +18,10 @@ from nbnorm.functional.windows import (
     Geometry,
     Places,
     buffers,
+    counted,
     counts_of,
     input_places,
+    lines_of,
     panel_count,
     slots_of,
     sums_of,
@@ -29,7 +31,6 @@ from nbnorm.functional.windows import (
 from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels import conv_direct as kernels
-from nbnorm.kernels.microkernel import TILE_ROWS
 
 Array: TypeAlias = NDArray[Any]
 
@@ -78,15 +79,16 @@ def convolve(
     bands, turned, products = buffers(
         x, band, slots, 1 if in_place else count, min(columns, kernels.COLUMNS), dtype
     )
-    entries = taps.size + -(-count // TILE_ROWS) * TILE_ROWS
+    pitch, high = (band.width, band.height) if band.copied else (x.w, x.h)
+    lines = lines_of(places.grid, x.n, x.c, pitch, high * pitch * x.c, band.images, band.rows)
     summed = None
     if sums:
         counts = counts_of(places, band, z, shares[0])
         summed = sums_of(shares[0], z.c, counts, dtype)
     run(
         kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, packed, bands,
-        turned, products, scratch.take("tables", (slots, entries), np.int64), constants, residual,
-        activation, None if summed is None else summed.sums,
+        turned, products, lines, scratch.take("tables", (slots, taps.size), np.int64), constants,
+        residual, activation, None if summed is None else summed.sums,
         None if summed is None else summed.pivots, places.tap_rows, places.tap_columns, x.view,
         z.view, places.grid, origin, tuple(band), groups, shares,
     )  # fmt: skip
@@ -130,13 +132,13 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     bands, turned, products = buffers(x, band, slots, 1, 1, dtype)
     lanes = lane_count(dtype.itemsize)
     count = band.images * band.rows * places.grid[1]
-    entries = band.images * band.rows + -(-g.c // TILE_ROWS) * TILE_ROWS
     products = scratch.take("weights", (shares[0] * dweight.size,), dtype)
     run(
         kernels.weight_gradient, kernels.weight_gradient_parallel, slots, parallel, products,
         dz.flat, x.flat, bands, turned,
         scratch.take("panels", (slots, count * -(-g.k // lanes) * lanes), dtype),
-        scratch.take("tables", (slots, entries), np.int64), tap_rows, tap_columns, x.view, dz.view,
+        counted((g.c,), 1)[0], scratch.take("tables", (slots, band.images * band.rows), np.int64),
+        tap_rows, tap_columns, x.view, dz.view,
         places.grid, tuple(band), g.groups, shares,
     )  # fmt: skip
     run(

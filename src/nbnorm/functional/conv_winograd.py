@@ -19,6 +19,7 @@ from nbnorm.functional.windows import (
     Places,
     Sizes,
     buffers,
+    counted,
     counts_of,
     panel_count,
     slots_of,
@@ -30,7 +31,6 @@ from nbnorm.jit.threads import run
 from nbnorm.kernels import conv_winograd as kernels
 from nbnorm.kernels.conv_direct import WHOLE, collect_weights, collect_weights_parallel
 from nbnorm.kernels.conv_winograd import LINE, POINTS
-from nbnorm.kernels.microkernel import TILE_ROWS
 from nbnorm.kernels.transforms import PATCH, TILE
 
 Array: TypeAlias = NDArray[Any]
@@ -102,13 +102,14 @@ def convolve(
     if sums:
         counts = counts_of(places, band, z, shares[0], TILE)
         summed = sums_of(shares[0], z.c, counts, dtype)
-    entries = 1 + -(-tiles // TILE_ROWS) * TILE_ROWS
+    rest = (x.n % band.images or band.images) * (places.grid[0] % band.rows or band.rows)
+    lines = counted((tiles, rest * places.grid[1]), x.c)
     run(
         kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, points,
         bands, turned, scratch.take("inputs", (slots, POINTS * (tiles * x.c + LINE)), dtype),
         scratch.take("outputs", (slots, POINTS * (tiles * min(widest, z.c) + LINE)), dtype),
         products,
-        scratch.take("tables", (slots, entries), np.int64), constants, residual, activation,
+        lines, scratch.take("tables", (slots, 1), np.int64), constants, residual, activation,
         None if summed is None else summed.sums, None if summed is None else summed.pivots, x.view,
         z.view, places.grid, tuple(band), shares,
     )  # fmt: skip
@@ -162,7 +163,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     bands, _, _ = buffers(x, band, slots, 1, 1, dtype)
     room = 1
     if not x.last:
-        room = band.height * x.w * x.c
+        room = band.images * band.height * x.w * x.c
     if not dz.last:
         room = max(room, band.images * band.rows * TILE * dz.w * dz.c)
     gradient_room = -(-dz.c // lanes) * POINTS * (tiles * lanes + 3 * LINE)
@@ -172,7 +173,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
         dz.flat, x.flat, bands, scratch.take("turned", (slots, room), dtype),
         scratch.take("inputs", (slots, POINTS * (tiles * x.c + LINE)), dtype),
         scratch.take("gradients", (slots, gradient_room), dtype),
-        scratch.take("tables", (slots, 1 + -(-x.c // TILE_ROWS) * TILE_ROWS), np.int64), x.view,
+        counted((x.c,), 1)[0], scratch.take("tables", (slots, 1), np.int64), x.view,
         dz.view, places.grid, tuple(band), shares,
     )  # fmt: skip
     spread = scratch.take("spread", (9 * g.c * g.k,), dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,7 +14,7 @@ from nbnorm.functional.images import Images
 from nbnorm.functional.plan import BALANCED_TILES
 from nbnorm.functional.scratch import scratch
 from nbnorm.jit.simd import lane_count
-from nbnorm.kernels.microkernel import WIDEST_PANEL, register_lanes
+from nbnorm.kernels.microkernel import TILE_ROWS, WIDEST_PANEL, register_lanes
 
 Array: TypeAlias = NDArray[Any]
 Sizes: TypeAlias = tuple[int, ...]
@@ -98,6 +99,38 @@ def taps_of(g: Geometry) -> tuple[Array, Array]:
     return rows * g.dilation[0] - g.before[0], columns * g.dilation[1] - g.before[1]
 
 
+@functools.lru_cache(maxsize=1024)
+def lines_of(
+    grid: tuple[int, ...], n: int, c: int, pitch: int, image_step: int, images: int, rows: int
+) -> Array:
+    """Where each place of a band begins in its input: of a whole band, and of the last one.
+
+    Filled up to whole tiles of the multiply, which reads them too.
+    """
+    high, across, down, right = grid
+    lines = np.zeros((2, whole_tiles(images * rows * across)), np.int64)
+    last_images = n % images or images
+    last_rows = high % rows or rows
+    for line, (many, tall) in zip(lines, ((images, rows), (last_images, last_rows)), strict=True):
+        one, i, j = np.indices((many, tall, across))
+        begins = (one * image_step + (i * down * pitch + j * right) * c).reshape(-1)
+        line[: begins.size] = begins
+        line[begins.size :] = begins[-1]
+    return lines
+
+
+@functools.lru_cache(maxsize=1024)
+def counted(sizes: tuple[int, ...], step: int) -> Array:
+    """0, step, 2 step, ... for each of some counts, the last one repeated in whole tiles."""
+    lines = np.arange(whole_tiles(max(sizes)))
+    return np.array([np.minimum(lines, size - 1) * step for size in sizes])
+
+
+def whole_tiles(rows: int) -> int:
+    """Rows of all tiles of the multiply that so many rows take."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS
+
+
 def input_places(
     dx: Images, g: Geometry
 ) -> Iterator[tuple[Array, Places, tuple[int, int, int, int]]]:
@@ -142,7 +175,9 @@ def buffers(
     pixels = band.images * band.height * band.width
     return (
         scratch.take("bands", (slots, pixels * x.c if band.copied else 1), dtype),
-        scratch.take("turned", (slots, 1 if x.last else band.height * x.w * x.c), dtype),
+        scratch.take(
+            "turned", (slots, 1 if x.last else band.images * band.height * x.w * x.c), dtype
+        ),
         scratch.take("products", (slots, places * columns), dtype),
     )
 

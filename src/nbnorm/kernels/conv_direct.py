@@ -11,11 +11,11 @@ taps; the gradient of the weights is a product along the places instead.
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.kernels.images import list_places, read_band, write_pixels
+from nbnorm.kernels.images import read_band, write_pixels
 from nbnorm.kernels.microkernel import multiply_block, padded_width, panel_width
 from nbnorm.kernels.moments import place_pivot
 from nbnorm.kernels.normalize import normalize_block, normalize_segment
-from nbnorm.kernels.packing import copy_row, transpose_block, turn_taps
+from nbnorm.kernels.packing import copy_row, transpose
 from nbnorm.kernels.sums import sum_block, sum_plane
 
 # Depth of a step: a float32 sum is a chain no longer than that. See functional/product.py.
@@ -76,7 +76,7 @@ def pack_weights(lo, hi, packed, weight, turned, taps, steps, sizes):
         if steps[1] == 1:  # one tap, which is all of its step
             for p in range(0, depth, part):
                 high = min(part, depth - p)
-                transpose_block(
+                transpose(
                     to, p * padded + j * high, width, weight, start + p, steps[2], used, high, width
                 )
             continue
@@ -84,9 +84,10 @@ def pack_weights(lo, hi, packed, weight, turned, taps, steps, sizes):
             first = p // part * part
             high = min(part, depth - first)
             if steps[2] > 1:
-                turn_taps(
-                    turned[tile], width, weight, start + p * steps[1], steps[2], window, used, width
-                )
+                transpose(
+                    turned[tile], 0, width, weight, start + p * steps[1], steps[2], used, window,
+                    width,
+                )  # fmt: skip
             for t in range(taps.size):
                 low = t // count * count
                 together = min(count, taps.size - low)
@@ -109,8 +110,8 @@ def pack_weights_parallel(tiles, packed, weight, turned, taps, steps, sizes):
 
 @worker
 def convolve(
-    lo, hi, z, x, packed, bands, turned, products, tables, constants, residual, activation, sums,
-    pivots, tap_rows, tap_columns, view, out_view, grid, origin, band, groups, shares,
+    lo, hi, z, x, packed, bands, turned, products, lines, tables, constants, residual, activation,
+    sums, pivots, tap_rows, tap_columns, view, out_view, grid, origin, band, groups, shares,
 ):  # fmt: skip
     """A convolution by slots, each a share of the bands and a share of the output channels.
 
@@ -123,7 +124,9 @@ def convolve(
     bands       (slots, pixels of a band * c of all groups), scratch; 1 where none is copied
     turned      (slots, pixels * c), scratch, for inputs whose channels lie first
     products    (slots, places * k of a group), scratch, for outputs that are not written in place
-    tables      (slots, places + taps) of int64, scratch
+    lines       (2, places in whole tiles) of int64: where each place of a band begins in its input,
+                of a whole band and of the last one
+    tables      (slots, taps) of int64, scratch
     constants   (>= 3, stride): head, scale and shift, to be applied to z in place; or None
     residual    of z's shape, or None
     activation  None or a tuple of activations.py
@@ -137,7 +140,7 @@ def convolve(
     """
     n, h, w, c, _ = view
     _, _, _, k, channels_last = out_view
-    images, rows, height, width, top, left, copied = band
+    images, rows, _, width, top, left, copied = band
     taps = tap_rows.size
     depth = c // groups
     columns = k // groups
@@ -151,7 +154,6 @@ def convolve(
         share = slot // shares[1]
         piece = slot - share * shares[1]
         table = tables[slot]
-        places_table = table[taps:]
         lowest, highest = share_of(columns, piece, shares[1])
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
@@ -164,14 +166,12 @@ def convolve(
                 read_band(bands[slot], turned[slot], x, view, band, image, row * grid[2] + top)
                 source = bands[slot]
                 pitch = width
-                image_step = height * width * c
                 base = 0
             else:
                 source = x
                 pitch = w
-                image_step = h * w * c
                 base = ((image * h + row * grid[2] + top) * w + left) * c
-            list_places(places_table, places, pitch, c, images_here, image_step, rows_here, grid)
+            begins = lines[0 if places == images * rows * grid[1] else 1]
             for group in range(groups):
                 for first in range(lowest, highest, COLUMNS):
                     last = min(first + COLUMNS, highest)
@@ -195,7 +195,7 @@ def convolve(
                                        + tap_columns[tap + t] - left) * c
                                 )  # fmt: skip
                             multiply_block(
-                                target, start, step, source, places_table, table[:used], 1,
+                                target, start, step, source, begins, table[:used], 1,
                                 packed[group], done * padded + first * used * high, high, places,
                                 last - first, done > 0,
                             )  # fmt: skip
@@ -261,15 +261,15 @@ def finish(
 
 @driver
 def convolve_parallel(
-    slots, z, x, packed, bands, turned, products, tables, constants, residual, activation, sums,
-    pivots, tap_rows, tap_columns, view, out_view, grid, origin, band, groups, shares,
+    slots, z, x, packed, bands, turned, products, lines, tables, constants, residual, activation,
+    sums, pivots, tap_rows, tap_columns, view, out_view, grid, origin, band, groups, shares,
 ):  # fmt: skip
     """`convolve` over all slots."""
     for slot in prange(slots):
         convolve(
-            slot, slot + 1, z, x, packed, bands, turned, products, tables, constants, residual,
-            activation, sums, pivots, tap_rows, tap_columns, view, out_view, grid, origin, band,
-            groups, shares,
+            slot, slot + 1, z, x, packed, bands, turned, products, lines, tables, constants,
+            residual, activation, sums, pivots, tap_rows, tap_columns, view, out_view, grid,
+            origin, band, groups, shares,
         )  # fmt: skip
 
 
@@ -291,15 +291,15 @@ def _pack_gradient(to, dz, view, first, last, image, row, images, rows):
                     at += width
             else:
                 start = (one * k + j) * h * w + row * w
-                transpose_block(to, at, width, dz, start, h * w, used, rows * w, width)
+                transpose(to, at, width, dz, start, h * w, used, rows * w, width)
                 at += rows * w * width
         j += width
 
 
 @worker
 def weight_gradient(
-    lo, hi, products, dz, x, bands, turned, panels, tables, tap_rows, tap_columns, view, dz_view,
-    grid, band, groups, shares,
+    lo, hi, products, dz, x, bands, turned, panels, channels, tables, tap_rows, tap_columns, view,
+    dz_view, grid, band, groups, shares,
 ):  # fmt: skip
     """The gradient of a convolution's weights by slots, as in `convolve`.
 
@@ -307,7 +307,8 @@ def weight_gradient(
               bands of each share
     dz        the gradient of the output, flat
     panels    (slots, places * padded k / groups), scratch
-    tables    (slots, rows of places + channels of a group in whole tiles)
+    channels  (channels of a group in whole tiles,) of int64: 0, 1, 2, ..., the last one repeated
+    tables    (slots, rows of places of a band) of int64, scratch
     The other arguments are those of `convolve`.
     """
     n, h, w, c, _ = view
@@ -318,7 +319,6 @@ def weight_gradient(
     columns = k // groups
     down = -(-grid[0] // rows)
     count = -(-n // images) * down
-    lines = images * rows
     for slot in range(lo, hi):
         share = slot // shares[1]
         piece = slot - share * shares[1]
@@ -326,9 +326,6 @@ def weight_gradient(
         if lowest == highest:
             continue
         table = tables[slot]
-        channels_table = table[lines:]
-        for i in range(channels_table.size):
-            channels_table[i] = min(i, depth - 1)
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
             image = block // down * images
@@ -361,7 +358,7 @@ def weight_gradient(
                             table[one * rows_here + i] = start + line
                     to = ((share * groups + group) * taps + tap) * depth * columns + lowest
                     multiply_block(
-                        products, to, columns, source, channels_table,
+                        products, to, columns, source, channels,
                         table[: images_here * rows_here], grid[3] * c, panels[slot], 0, grid[1],
                         depth, highest - lowest, block > begin,
                     )  # fmt: skip
@@ -369,14 +366,14 @@ def weight_gradient(
 
 @driver
 def weight_gradient_parallel(
-    slots, products, dz, x, bands, turned, panels, tables, tap_rows, tap_columns, view, dz_view,
-    grid, band, groups, shares,
+    slots, products, dz, x, bands, turned, panels, channels, tables, tap_rows, tap_columns, view,
+    dz_view, grid, band, groups, shares,
 ):  # fmt: skip
     """`weight_gradient` over all slots."""
     for slot in prange(slots):
         weight_gradient(
-            slot, slot + 1, products, dz, x, bands, turned, panels, tables, tap_rows, tap_columns,
-            view, dz_view, grid, band, groups, shares,
+            slot, slot + 1, products, dz, x, bands, turned, panels, channels, tables, tap_rows,
+            tap_columns, view, dz_view, grid, band, groups, shares,
         )  # fmt: skip
 
 

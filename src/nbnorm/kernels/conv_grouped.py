@@ -12,8 +12,9 @@ from __future__ import annotations
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import accumulate, fma, lanes, load_part, splat, store_part
 from nbnorm.kernels.conv_direct import finish
-from nbnorm.kernels.images import read_band, transpose, write_pixels
+from nbnorm.kernels.images import read_band, write_pixels
 from nbnorm.kernels.microkernel import lanes_of_register, pick
+from nbnorm.kernels.packing import transpose
 
 # Places worked out together: as many sums in registers, and each weight is loaded once for all.
 PLACES = 4
@@ -264,6 +265,7 @@ def weight_gradient(
                     transpose(
                         gradients[slot], one * rows_here * across * k, k, dz,
                         (image + one) * k * plane + row * across, plane, k, rows_here * across,
+                        k,
                     )  # fmt: skip
                 gradient = gradients[slot]
                 at = 0

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.kernels.conv_direct import depth_at_once, finish, share_of
-from nbnorm.kernels.images import read_band, transpose, write_pixels
+from nbnorm.kernels.images import read_band, write_pixels
 from nbnorm.kernels.microkernel import (
     lanes_of_register,
     multiply_block,
     padded_width,
     panel_width,
 )
-from nbnorm.kernels.packing import turn_taps
+from nbnorm.kernels.packing import transpose
 from nbnorm.kernels.transforms import (
     PATCH,
     TILE,
@@ -67,9 +67,9 @@ def transform_weights(lo, hi, points, weight, turned, steps, backwards, sizes):
         for first in range(0, depth, part):
             high = min(part, depth - first)
             for p in range(first, first + high):
-                turn_taps(
-                    turned[tile], width, weight, p * steps[0] + j * steps[1], steps[1], TAPS, used,
-                    width,
+                transpose(
+                    turned[tile], 0, width, weight, p * steps[0] + j * steps[1], steps[1], used,
+                    TAPS, width,
                 )  # fmt: skip
                 at = first * padded + j * high + (p - first) * width
                 for lane in range(0, width, lanes):
@@ -108,8 +108,8 @@ def _input_points(points, step, source, c, pitch, image_step, images, rows, colu
 
 @worker
 def convolve(
-    lo, hi, z, x, weights, bands, turned, inputs, outputs, products, tables, constants, residual,
-    activation, sums, pivots, view, out_view, grid, band, shares,
+    lo, hi, z, x, weights, bands, turned, inputs, outputs, products, lines, tables, constants,
+    residual, activation, sums, pivots, view, out_view, grid, band, shares,
 ):  # fmt: skip
     """A convolution by slots, as conv_direct.py's; the places of its grid are tiles.
 
@@ -117,7 +117,9 @@ def convolve(
     inputs    (slots, 36 (tiles of a band * c + LINE)), scratch
     outputs   (slots, 36 (tiles of a band * k of a share + LINE)), scratch
     products  (slots, pixels of a band * k of a share), scratch where channels do not lie last
-    tables    (slots, 1 + tiles in whole tiles of the multiply), scratch
+    lines     (2, tiles in whole tiles of the multiply) of int64: where each one's channels begin
+              among the points, for a whole band and for the last one
+    tables    (slots, 1) of int64, scratch
     The other arguments are those of conv_direct.py's `convolve`; bands are always copied.
     """
     n, _, _, c, _ = view
@@ -152,39 +154,33 @@ def convolve(
                 inputs[slot], in_step, bands[slot], c, width, height * width * c, images_here,
                 rows_here, across,
             )  # fmt: skip
-            for i in range(table.size - 1):
-                table[1 + i] = min(i, tiles - 1) * c
+            begins = lines[0 if tiles == room else 1]
             for point in range(POINTS):
                 for p in range(0, c, part):
                     high = min(part, c - p)
                     table[0] = point * in_step + p
                     multiply_block(
-                        outputs[slot], point * out_step, columns, inputs[slot], table[1:],
-                        table[:1], 1, weights, point * size + p * padded + first * high, high,
+                        outputs[slot], point * out_step, columns, inputs[slot], begins,
+                        table, 1, weights, point * size + p * padded + first * high, high,
                         tiles, columns, p > 0,
                     )  # fmt: skip
             pixel_rows = min(rows_here * TILE, h - row * TILE)
+            target = z if channels_last else products[slot]
+            step = k if channels_last else columns
             tile = 0
             for one in range(images_here):
                 for i in range(0, pixel_rows, TILE):
                     for j in range(0, w, TILE):
+                        at = ((one * pixel_rows + i) * w + j) * columns
                         if channels_last:
                             pixel = ((image + one) * h + row * TILE + i) * w + j
                             at = pixel * k + first
-                            for q in range(0, columns, lanes):
-                                transform_output(
-                                    z, at + q, w * k, k, outputs[slot], tile * columns + q,
-                                    PATCH * out_step, out_step, pixel_rows - i, w - j,
-                                    min(lanes, columns - q),
-                                )  # fmt: skip
-                        else:
-                            at = ((one * pixel_rows + i) * w + j) * columns
-                            for q in range(0, columns, lanes):
-                                transform_output(
-                                    products[slot], at + q, w * columns, columns, outputs[slot],
-                                    tile * columns + q, PATCH * out_step, out_step,
-                                    pixel_rows - i, w - j, min(lanes, columns - q),
-                                )  # fmt: skip
+                        for q in range(0, columns, lanes):
+                            transform_output(
+                                target, at + q, w * step, step, outputs[slot],
+                                tile * columns + q, PATCH * out_step, out_step, pixel_rows - i,
+                                w - j, min(lanes, columns - q),
+                            )  # fmt: skip
                         tile += 1
             if not channels_last:
                 write_pixels(
@@ -199,13 +195,13 @@ def convolve(
 
 @driver
 def convolve_parallel(
-    slots, z, x, weights, bands, turned, inputs, outputs, products, tables, constants, residual,
-    activation, sums, pivots, view, out_view, grid, band, shares,
+    slots, z, x, weights, bands, turned, inputs, outputs, products, lines, tables, constants,
+    residual, activation, sums, pivots, view, out_view, grid, band, shares,
 ):  # fmt: skip
     """`convolve` over all slots."""
     for slot in prange(slots):
         convolve(
-            slot, slot + 1, z, x, weights, bands, turned, inputs, outputs, products, tables,
+            slot, slot + 1, z, x, weights, bands, turned, inputs, outputs, products, lines, tables,
             constants, residual, activation, sums, pivots, view, out_view, grid, band, shares,
         )  # fmt: skip
 
@@ -247,15 +243,16 @@ def _gradient_points(points, dz, k, first, last, w, pixel, images, image_step, r
 
 @worker
 def weight_gradient(
-    lo, hi, products, dz, x, bands, turned, inputs, gradients, tables, view, dz_view, grid, band,
-    shares,
+    lo, hi, products, dz, x, bands, turned, inputs, gradients, channels, tables, view, dz_view,
+    grid, band, shares,
 ):  # fmt: skip
     """The points of the gradient of the weights by slots, as in `convolve`.
 
     products   (shares[0], 36, c k + LINE) flat, written: the sum over the bands of each share
     dz         the gradient of the output, flat
     gradients  (slots, 36 (tiles of a band * width + LINE) for each panel), scratch
-    tables     (slots, 1 + c in whole tiles of the multiply), scratch
+    channels   (c in whole tiles of the multiply,) of int64: 0, 1, 2, ..., the last one repeated
+    tables     (slots, 1) of int64, scratch
     The other arguments are those of `convolve`; `turned` has room for a band of dz too.
     """
     n, _, _, c, _ = view
@@ -273,8 +270,6 @@ def weight_gradient(
         if first == last:
             continue
         table = tables[slot]
-        for i in range(table.size - 1):
-            table[1 + i] = min(i, c - 1)
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
             image = block // down * images
@@ -298,7 +293,7 @@ def weight_gradient(
                     transpose(
                         turned[slot], one * pixel_rows * w * (last - first), last - first, dz,
                         (((image + one) * k + first) * h + row * TILE) * w, h * w, last - first,
-                        pixel_rows * w,
+                        pixel_rows * w, last - first,
                     )  # fmt: skip
                 _gradient_points(
                     gradients[slot], turned[slot], last - first, 0, last - first, w, 0,
@@ -313,7 +308,7 @@ def weight_gradient(
                     table[0] = point * in_step
                     to = (share * POINTS + point) * size + j
                     multiply_block(
-                        products, to, k, inputs[slot], table[1:], table[:1], c, gradients[slot],
+                        products, to, k, inputs[slot], channels, table, c, gradients[slot],
                         start + point * step, tiles, c, min(panel, last - j),
                         block > begin,
                     )  # fmt: skip
@@ -323,14 +318,14 @@ def weight_gradient(
 
 @driver
 def weight_gradient_parallel(
-    slots, products, dz, x, bands, turned, inputs, gradients, tables, view, dz_view, grid, band,
-    shares,
+    slots, products, dz, x, bands, turned, inputs, gradients, channels, tables, view, dz_view,
+    grid, band, shares,
 ):  # fmt: skip
     """`weight_gradient` over all slots."""
     for slot in prange(slots):
         weight_gradient(
-            slot, slot + 1, products, dz, x, bands, turned, inputs, gradients, tables, view,
-            dz_view, grid, band, shares,
+            slot, slot + 1, products, dz, x, bands, turned, inputs, gradients, channels, tables,
+            view, dz_view, grid, band, shares,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import lanes, load_part, splat, store, store_part
-from nbnorm.kernels.microkernel import lanes_of_register, transpose_tile
+from nbnorm.kernels.packing import transpose
 
 
 @inlined
@@ -51,23 +51,6 @@ def copy_run(to, to_at, source, at, count):
 
 
 @inlined
-def transpose(to, to_at, to_step, source, at, step, rows, columns):
-    """``to[to_at + j to_step + i] = source[at + i step + j]``."""
-    lanes = lanes_of_register(to)
-    whole_rows = rows - rows % lanes
-    whole_columns = columns - columns % lanes
-    for i in range(0, whole_rows, lanes):
-        for j in range(0, whole_columns, lanes):
-            transpose_tile(to, to_at + j * to_step + i, to_step, source, at + i * step + j, step)
-        for k in range(i, i + lanes):
-            for j in range(whole_columns, columns):
-                to[to_at + j * to_step + k] = source[at + k * step + j]
-    for i in range(whole_rows, rows):
-        for j in range(columns):
-            to[to_at + j * to_step + i] = source[at + i * step + j]
-
-
-@inlined
 def read_band(to, turned, source, view, band, image, row):
     """Copies a band that begins in an image, at a row of the input; zeros outside the image.
 
@@ -78,43 +61,28 @@ def read_band(to, turned, source, view, band, image, row):
     first = min(max(left, 0), w)
     inside = max(min(left + width, w) - first, 0)
     before = min(max(-left, 0), width) * c
-    after = width * c - before - inside * c
-    above = min(max(-row, 0), height)
-    top = min(row + above, h)
-    bottom = max(min(row + height, h), top)
-    below = height - above - (bottom - top)
+    top = min(max(row, 0), h)
+    rows = max(min(row + height, h) - top, 0)
+    pixels = source
+    start = (image * h + top) * w * c
+    image_step = h * w * c
+    if not last:
+        pixels = turned
+        start = 0
+        image_step = rows * w * c
+        for one in range(min(images, n - image)):
+            begin = ((image + one) * c * h + top) * w
+            transpose(turned, one * image_step, c, source, begin, h * w, c, rows * w, c)
     at = 0
-    for one in range(image, min(image + images, n)):
-        pixels = source
-        start = (one * h + top) * w * c
-        if not last:
-            transpose(turned, 0, c, source, (one * c * h + top) * w, h * w, c, (bottom - top) * w)
-            pixels = turned
-            start = 0
-        fill_zeros(to, at, above * width * c)
-        at += above * width * c
-        for i in range(bottom - top):
-            fill_zeros(to, at, before)
-            copy_run(to, at + before, pixels, start + (i * w + first) * c, inside * c)
-            fill_zeros(to, at + before + inside * c, after)
+    for one in range(min(images, n - image)):
+        for i in range(row - top, row - top + height):
+            there = 0 <= i < rows
+            if not there or inside < width:
+                fill_zeros(to, at, width * c)
+            if there:
+                line = start + one * image_step + (i * w + first) * c
+                copy_run(to, at + before, pixels, line, inside * c)
             at += width * c
-        fill_zeros(to, at, below * width * c)
-        at += below * width * c
-
-
-@inlined
-def list_places(table, places, pitch, c, images, image_step, rows, grid):
-    """Where each place of a band begins in its input: entry 0 on; whole tiles are filled up."""
-    _, columns, down, across = grid
-    i = 0
-    for one in range(images):
-        for row in range(rows):
-            start = one * image_step + row * down * pitch * c
-            for column in range(columns):
-                table[i] = start + column * across * c
-                i += 1
-    for j in range(places, table.size):
-        table[j] = table[places - 1]
 
 
 @inlined
@@ -128,13 +96,15 @@ def write_pixels(to, source, row_length, view, grid, origin, image, row, images,
     _, h, w, c, channels_last = view
     columns = grid[1]
     row_at, row_step, column_at, column_step = origin
+    if not channels_last:  # places are neighbours in the output
+        size = rows * columns
+        for one in range(images):
+            start = (((image + one) * c + first) * h + row) * w
+            begin = one * size * row_length
+            transpose(to, start, h * w, source, begin, row_length, size, last - first, size)
+        return
     at = 0
     for one in range(image, image + images):
-        if not channels_last:  # places are neighbours in the output
-            start = ((one * c + first) * h + row) * w
-            transpose(to, start, h * w, source, at, row_length, rows * columns, last - first)
-            at += rows * columns * row_length
-            continue
         for i in range(row, row + rows):
             start = (one * h + row_at + i * row_step) * w + column_at
             for j in range(columns):
@@ -149,7 +119,7 @@ def turn_images(lo, hi, to, source, view):
     _, h, w, c, _ = view
     size = h * w * c
     for image in range(lo, hi):
-        transpose(to, image * size, h * w, source, image * size, c, h * w, c)
+        transpose(to, image * size, h * w, source, image * size, c, h * w, c, h * w)
 
 
 @driver

@@ -101,6 +101,43 @@ def _declare_multiply(registers: int) -> Any:
     return multiply
 
 
+class Masked:
+    """Loads and stores of some lanes of a register."""
+
+    def __init__(self, builder, vector, itemsize):
+        self.builder, self.vector, self.itemsize = builder, vector, itemsize
+        self.none = ir.Constant(ir.VectorType(ir.IntType(1), vector.count), None)
+
+    def lanes_below(self, count):
+        """The mask of the first `count` lanes; all of them if there are fewer."""
+        builder = self.builder
+        indices = ir.VectorType(_INT32, self.vector.count)
+        numbers = ir.Constant(indices, list(range(self.vector.count)))
+        spread = _broadcast(builder, builder.trunc(count, _INT32), indices)
+        return builder.icmp_signed("<", numbers, spread)
+
+    def only_if(self, condition, mask):
+        """The mask if the condition holds, else that of no lane."""
+        return self.builder.select(condition, mask, self.none)
+
+    def load(self, pointer, mask):
+        """The lanes of the mask; 0 in the others, whose memory is not touched."""
+        kind = ir.FunctionType(self.vector, [pointer.type, _INT32, mask.type, self.vector])
+        zero = ir.Constant(self.vector, None)
+        arguments = [pointer, _INT32(self.itemsize), mask, zero]
+        return self.builder.call(self._function("load", kind), arguments)
+
+    def store(self, value, pointer, mask):
+        """Writes the lanes of the mask."""
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, pointer.type, _INT32, mask.type])
+        arguments = [value, pointer, _INT32(self.itemsize), mask]
+        self.builder.call(self._function("store", kind), arguments)
+
+    def _function(self, name, kind):
+        name = f"llvm.masked.{name}.{vector_suffix(self.vector)}.p0"
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+
+
 class _Tile:
     """The code of one tile: its sums in registers, its place in c."""
 
@@ -109,6 +146,7 @@ class _Tile:
         self.sums = sums
         self.vector = sums[0][0].type.pointee
         self.itemsize = sig.args[0].dtype.bitwidth // 8
+        self.masked = Masked(builder, self.vector, self.itemsize)
         array = {
             i: context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 3, 4, 6, 8)
         }
@@ -154,29 +192,21 @@ class _Tile:
             with unmasked:
                 self.each(lambda row, r: one(row, r, None))
             with masked:
-                masks = [self.mask(r) for r in range(self.registers)]
+                masks = [
+                    self.masked.lanes_below(builder.sub(self.columns, self.word(r * self.lanes)))
+                    for r in range(self.registers)
+                ]
                 for row in range(TILE_ROWS):
                     with builder.if_then(builder.icmp_signed(">", self.height, self.word(row))):
                         for r in range(self.registers):
                             one(row, r, masks[r])
-
-    def mask(self, r):
-        """The lanes of the panel's register r that are columns of c."""
-        builder, narrow = self.builder, ir.IntType(32)
-        left = builder.trunc(builder.sub(self.columns, self.word(r * self.lanes)), narrow)
-        indices = ir.VectorType(narrow, self.lanes)
-        numbers = ir.Constant(indices, list(range(self.lanes)))
-        return builder.icmp_signed("<", numbers, _broadcast(builder, left, indices))
 
     def add(self, row, r, mask):
         builder, place = self.builder, self.place(row, r)
         if mask is None:
             value = builder.load(place, align=self.itemsize)
         else:
-            zero = ir.Constant(self.vector, None)
-            kind = ir.FunctionType(self.vector, [place.type, _INT32, mask.type, self.vector])
-            function = self.function("load", kind)
-            value = builder.call(function, [place, _INT32(self.itemsize), mask, zero])
+            value = self.masked.load(place, mask)
         total = self.sums[row][r]
         builder.store(builder.fadd(value, builder.load(total)), total)
 
@@ -186,13 +216,7 @@ class _Tile:
         if mask is None:
             builder.store(value, place, align=self.itemsize)
         else:
-            kind = ir.FunctionType(ir.VoidType(), [self.vector, place.type, _INT32, mask.type])
-            function = self.function("store", kind)
-            builder.call(function, [value, place, _INT32(self.itemsize), mask])
-
-    def function(self, name, kind):
-        name = f"llvm.masked.{name}.{vector_suffix(self.vector)}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+            self.masked.store(value, place, mask)
 
     def multiply(self):
         """Adds the products of all taps to the sums."""
@@ -318,34 +342,59 @@ def multiply_block(c, c_at, c_step, a, rows, taps, step, b, b_at, depth, height,
             j += width
 
 
-def _transpose(to, to_at, to_step, source, at, step):
+def _transpose(to, to_at, to_step, source, at, step, rows, columns, stored):
     lanes = _lanes(to)
-    square = np.array([checked_slice(source, at + i * step, lanes) for i in range(lanes)])
-    for j in range(lanes):
-        checked_slice(to, to_at + j * to_step, lanes)[...] = square[:, j]
+    rows, columns, stored = (min(size, lanes) for size in (rows, columns, stored))
+    square = np.zeros((columns, lanes), to.dtype)
+    for i in range(rows):
+        line = source[at + i * step : at + i * step + columns]
+        if line.size < columns:
+            raise IndexError(f"{columns} numbers at {at + i * step} of {source.size}")
+        square[:, i] = line
+    for j in range(columns):
+        line = to[to_at + j * to_step : to_at + j * to_step + stored]
+        if line.size < stored:
+            raise IndexError(f"{stored} numbers at {to_at + j * to_step} of {to.size}")
+        line[...] = square[j, :stored]
 
 
 @twin(_transpose)
-def transpose_tile(typing_context, to, to_at, to_step, source, at, step):
-    """Transposes a square of as many rows and columns as a register has lanes.
+def transpose_tile(typing_context, to, to_at, to_step, source, at, step, rows, columns, stored):
+    """Transposes a square of at most as many rows and columns as a register has lanes.
 
-    ``to[to_at + j to_step + i] = source[at + i step + j]``, in log2(lanes) rounds of shuffles.
+    ``to[to_at + j to_step + i] = source[at + i step + j]`` for i < rows and j < columns, and 0 for
+    i from rows to stored - 1, in log2(lanes) rounds of shuffles. What does not fill the square is
+    moved with masks: loops over it were half of what there was to compile in a convolution.
     """
     itemsize = to.dtype.bitwidth // 8
     lanes = register_lanes(itemsize)
 
     def generate(context, builder, sig, args):
-        _, to_at, to_step, _, at, step = args
+        _, to_at, to_step, _, at, step, rows, columns, stored = args
         to_data = context.make_array(sig.args[0])(context, builder, args[0]).data
         data = context.make_array(sig.args[3])(context, builder, args[3]).data
         vector = ir.VectorType(context.get_value_type(to.dtype), lanes)
+        masked = Masked(builder, vector, itemsize)
         word = at.type
 
         def place(start, first, stride, i):
             index = builder.add(first, builder.mul(stride, word(i)))
             return builder.bitcast(builder.gep(start, [index]), vector.as_pointer())
 
-        lines = [builder.load(place(data, at, step, i), align=itemsize) for i in range(lanes)]
+        whole = [builder.icmp_signed(">=", size, word(lanes)) for size in (rows, columns, stored)]
+        whole = builder.and_(builder.and_(whole[0], whole[1]), whole[2])
+        lines = [cgutils.alloca_once(builder, vector) for _ in range(lanes)]
+        with builder.if_else(whole) as (plain, partial):
+            with plain:
+                for i in range(lanes):
+                    value = builder.load(place(data, at, step, i), align=itemsize)
+                    builder.store(value, lines[i])
+            with partial:
+                read = masked.lanes_below(columns)
+                for i in range(lanes):
+                    mask = masked.only_if(builder.icmp_signed(">", rows, word(i)), read)
+                    builder.store(masked.load(place(data, at, step, i), mask), lines[i])
+        lines = [builder.load(line) for line in lines]
         bit = 1
         while bit < lanes:  # swap the blocks off the diagonal, of 1, 2, 4, ... lanes
             low = [lane if not lane & bit else lanes + (lane ^ bit) for lane in range(lanes)]
@@ -360,12 +409,19 @@ def transpose_tile(typing_context, to, to_at, to_step, source, at, step):
                         for lanes_taken in (low, high)
                     )
             bit *= 2
-        for i in range(lanes):
-            builder.store(lines[i], place(to_data, to_at, to_step, i), align=itemsize)
+        with builder.if_else(whole) as (plain, partial):
+            with plain:
+                for j in range(lanes):
+                    builder.store(lines[j], place(to_data, to_at, to_step, j), align=itemsize)
+            with partial:
+                written = masked.lanes_below(stored)
+                for j in range(lanes):
+                    mask = masked.only_if(builder.icmp_signed(">", columns, word(j)), written)
+                    masked.store(lines[j], place(to_data, to_at, to_step, j), mask)
         return context.get_dummy_value()
 
-    index = types.intp
-    return types.none(to, index, index, source, index, index), generate
+    i = types.intp
+    return types.none(to, i, i, source, i, i, i, i, i), generate
 
 
 def _pick(to, to_at, source, at, size, which):

@@ -148,16 +148,27 @@ def _merge(sums, folded, pivots, counts, c):
     """Adds the sums of all blocks, each about a pivot of its own, to those of the first.
 
     With the pivot moved by d, sum(v + d) = sum(v) + m d and sum((v + d)^2) = sum(v^2) +
-    2 d sum(v) + m d^2 (Chan, Golub and LeVeque 1979), here in float64.
+    2 d sum(v) + m d^2 (Chan, Golub and LeVeque 1979), here in float64. Returns how many channels
+    lost digits before: the pivots of their blocks were as far off as one that `settle` moves.
     """
+    doubtful = 0
     for channel in range(c):
         pivot = pivots[0, HEAD, channel]
         folded[HEAD, channel] = pivot
-        for block in range(1, sums.shape[0]):
-            d = float(pivots[block, HEAD, channel]) - float(pivot)
+        m = 0.0
+        off = 0.0
+        for block in range(sums.shape[0]):
+            count = float(counts[block])
             rest = sums[block, 0, channel]
-            sums[0, 0, channel] += rest + counts[block] * d
-            sums[0, 1, channel] += sums[block, 1, channel] + d * (2.0 * rest + counts[block] * d)
+            m += count
+            off += rest * rest / count
+            if block > 0:
+                d = float(pivots[block, HEAD, channel]) - float(pivot)
+                sums[0, 0, channel] += rest + count * d
+                sums[0, 1, channel] += sums[block, 1, channel] + d * (2.0 * rest + count * d)
+        m2 = sums[0, 1, channel] - sums[0, 0, channel] * sums[0, 0, channel] / m
+        doubtful += 1 if off > PIVOT_TOLERANCE * m2 else 0
+    return doubtful
 
 
 @worker
@@ -169,9 +180,11 @@ def settle_blocks(
     sums     (blocks, 2, stride)
     pivots   (blocks, 3, stride) of the data's type: what was subtracted, in row HEAD
     counts   (blocks,) of int64: values of a channel in a block
+
+    Returns whether pivots were bad: the statistics are then to be taken anew.
     """
     c = shape[1]
-    _merge(sums, folded, pivots, counts, c)
+    doubtful = _merge(sums, folded, pivots, counts, c)
     moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, 0, shape)
     spread(constants, folded, HEAD, SHIFT + 1, spans)
-    return moved
+    return doubtful + moved > 0

@@ -23,26 +23,15 @@ def copy_row(to, to_at, source, at, count, padded):
 
 
 @inlined
-def transpose_block(to, to_at, to_step, source, at, step, rows, columns, padded):
+def transpose(to, to_at, to_step, source, at, step, rows, columns, padded):
     """``to[to_at + j to_step + i] = source[at + i step + j]``, zeros for i from rows to padded."""
     lanes = lanes_of_register(to)
-    i = 0
-    while i + lanes <= rows:
-        j = 0
-        while j + lanes <= columns:
-            transpose_tile(to, to_at + j * to_step + i, to_step, source, at + i * step + j, step)
-            j += lanes
-        while j < columns:
-            for k in range(i, i + lanes):
-                to[to_at + j * to_step + k] = source[at + k * step + j]
-            j += 1
-        i += lanes
-    if i < padded:
-        for j in range(columns):
-            for k in range(i, rows):
-                to[to_at + j * to_step + k] = source[at + k * step + j]
-            for k in range(rows, padded):
-                to[to_at + j * to_step + k] = 0.0
+    for i in range(0, padded, lanes):
+        for j in range(0, columns, lanes):
+            transpose_tile(
+                to, to_at + j * to_step + i, to_step, source, at + i * step + j, step, rows - i,
+                columns - j, padded - i,
+            )  # fmt: skip
 
 
 @inlined
@@ -60,7 +49,7 @@ def pack_panels(to, source, at, depth_step, column_step, depth, columns):
             for p in range(depth):
                 copy_row(to, start + p * width, source, at + p * depth_step + j, used, width)
         else:
-            transpose_block(
+            transpose(
                 to, start, width, source, at + j * column_step, column_step, used, depth, width
             )
         j += width
@@ -71,27 +60,3 @@ def pack_rows(to, to_step, source, at, step, depth, rows):
     """Packs ``a[i, p] = source[at + p step + i]`` with its rows side by side, `to_step` apart."""
     for p in range(depth):
         copy_row(to, p * to_step, source, at + p * step, rows, to_step)
-
-
-@inlined
-def turn_taps(to, to_step, weight, at, step, taps, columns, padded):
-    """``to[t to_step + j] = weight[at + j step + t]``, zeros for j from columns to padded.
-
-    The window's taps lie together in memory, the columns apart: a few of each are turned at once,
-    and what is read beyond the taps is not used.
-    """
-    lanes = lanes_of_register(to)
-    for first in range(0, taps, lanes):
-        count = min(lanes, taps - first)
-        for j in range(0, padded, lanes):
-            start = at + j * step + first
-            corner = first * to_step + j
-            if j + lanes <= columns and start + (lanes - 1) * step + lanes <= weight.size:
-                transpose_tile(to, corner, to_step, weight, start, step)
-            else:
-                for i in range(min(lanes, padded - j)):
-                    for t in range(count):
-                        if j + i < columns:
-                            to[corner + t * to_step + i] = weight[start + i * step + t]
-                        else:
-                            to[corner + t * to_step + i] = 0.0

@@ -22,9 +22,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from nbnorm.jit.simd import checked_slice, emit_fma, vector_suffix
+from nbnorm.jit.simd import checked_slice, emit_fma
 from nbnorm.jit.vectors import twin
-from nbnorm.kernels.microkernel import register_lanes
+from nbnorm.kernels.microkernel import Masked, register_lanes
 
 TILE = 4  # output pixels across
 PATCH = 6  # input pixels across
@@ -168,7 +168,7 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
             data = context.make_array(sig.args[4])(context, builder, args[4]).data
             vector = ir.VectorType(context.get_value_type(to.dtype), lanes)
             word = at.type
-            masks = _Masks(builder, vector, itemsize, height, width, count)
+            places = _Places(builder, vector, itemsize, height, width, count)
 
             def place(start, first, step_down, step_across, i, j):
                 index = builder.add(first, builder.mul(step_down, word(i)))
@@ -186,10 +186,10 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
 
             def load(i, j, masked):
                 pointer = place(data, at, down, across, i, j)
-                builder.store(masks.load(pointer, i, j, masked, clipped_in), loaded[i][j])
+                builder.store(places.load(pointer, i, j, masked, clipped_in), loaded[i][j])
 
             clipped_in, clipped_out = inputs < outputs, outputs < inputs
-            with builder.if_else(masks.whole(inputs, clipped_in)) as (plain, masked):
+            with builder.if_else(places.whole(inputs, clipped_in)) as (plain, masked):
                 with plain:
                     each(inputs, lambda i, j: load(i, j, False))
                 with masked:
@@ -200,9 +200,9 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
 
             def store(i, j, masked):
                 pointer = place(to_data, to_at, to_down, to_across, i, j)
-                masks.store(values[i][j], pointer, i, j, masked, clipped_out)
+                places.store(values[i][j], pointer, i, j, masked, clipped_out)
 
-            with builder.if_else(masks.whole(outputs, clipped_out)) as (plain, masked):
+            with builder.if_else(places.whole(outputs, clipped_out)) as (plain, masked):
                 with plain:
                     each(outputs, lambda i, j: store(i, j, False))
                 with masked:
@@ -215,23 +215,15 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
     return transform
 
 
-class _Masks:
+class _Places:
     """Loads and stores of the channels and pixels that are there."""
 
     def __init__(self, builder, vector, itemsize, height, width, count):
         self.builder, self.vector, self.itemsize = builder, vector, itemsize
         self.height, self.width, self.count = height, width, count
         self.word = count.type
-        indices = ir.VectorType(_INT32, vector.count)
-        few = builder.trunc(count, _INT32)
-        single = builder.insert_element(ir.Constant(indices, ir.Undefined), few, _INT32(0))
-        spread = builder.shuffle_vector(
-            single, ir.Constant(indices, ir.Undefined), ir.Constant(indices, None)
-        )
-        self.lanes = builder.icmp_signed(
-            "<", ir.Constant(indices, list(range(vector.count))), spread
-        )
-        self.none = ir.Constant(self.lanes.type, None)
+        self.masked = Masked(builder, vector, itemsize)
+        self.lanes = self.masked.lanes_below(count)
 
     def whole(self, size, clipped):
         builder = self.builder
@@ -241,7 +233,7 @@ class _Masks:
                 whole = builder.and_(whole, builder.icmp_signed(">=", side, self.word(size)))
         return whole
 
-    def mask(self, i, j, clipped):
+    def _mask(self, i, j, clipped):
         if not clipped:
             return self.lanes
         builder = self.builder
@@ -249,29 +241,18 @@ class _Masks:
             builder.icmp_signed(">", self.height, self.word(i)),
             builder.icmp_signed(">", self.width, self.word(j)),
         )
-        return builder.select(inside, self.lanes, self.none)
+        return self.masked.only_if(inside, self.lanes)
 
     def load(self, pointer, i, j, masked, clipped):
         if not masked:
             return self.builder.load(pointer, align=self.itemsize)
-        mask = self.mask(i, j, clipped)
-        kind = ir.FunctionType(self.vector, [pointer.type, _INT32, mask.type, self.vector])
-        zero = ir.Constant(self.vector, None)
-        arguments = [pointer, _INT32(self.itemsize), mask, zero]
-        return self.builder.call(self._function("load", kind), arguments)
+        return self.masked.load(pointer, self._mask(i, j, clipped))
 
     def store(self, value, pointer, i, j, masked, clipped):
-        if not masked:
+        if masked:
+            self.masked.store(value, pointer, self._mask(i, j, clipped))
+        else:
             self.builder.store(value, pointer, align=self.itemsize)
-            return
-        mask = self.mask(i, j, clipped)
-        kind = ir.FunctionType(ir.VoidType(), [self.vector, pointer.type, _INT32, mask.type])
-        arguments = [value, pointer, _INT32(self.itemsize), mask]
-        self.builder.call(self._function("store", kind), arguments)
-
-    def _function(self, name, kind):
-        name = f"llvm.masked.{name}.{vector_suffix(self.vector)}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
 
 
 transform_input = _declare(_input, PATCH, PATCH)
