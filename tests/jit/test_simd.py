@@ -21,6 +21,7 @@ from nbnorm.jit import elementary, options, simd, target
 from nbnorm.jit.elementary import exp
 from nbnorm.jit.simd import (
     accumulate,
+    accumulate_part,
     fma,
     lanes,
     load,
@@ -43,8 +44,8 @@ TWINS = {
     operation.__name__: getattr(module, f"_{operation.__name__}")
     for module, operations in (
         (elementary, [exp]),
-        (simd, [accumulate, fma, lanes, load, load_part, misalignment, prefetch]),
-        (simd, [select, splat, store, store_part, store_stream, total, widen]),
+        (simd, [accumulate, accumulate_part, fma, lanes, load, load_part, misalignment]),
+        (simd, [prefetch, select, splat, store, store_part, store_stream, total, widen]),
     )
     for operation in operations
 }
@@ -248,6 +249,22 @@ def test_sums(rng, count, dtype):
     assert out[0] == pytest.approx(x[:count].sum(dtype=np.float64), rel=1e-12)
 
 
+def part_of_sums(parts, x, i, part):
+    accumulate_part(parts, i, load(x, 1), part)
+
+
+@compiled_only
+def test_a_part_is_added_to_sums_and_no_others_are_written(rng, count, dtype):
+    x = rng.standard_normal(count + 1).astype(dtype)
+    for part in (0, 1, count // 2, count - 1, count, count + 1, 2**40):
+        added = min(part, count)
+        for i in (0, 3):
+            parts = rng.standard_normal(added + i)
+            assert_same_bits(part_of_sums, parts, x, i, part)
+            after = both(part_of_sums, parts, x, i, part)[0][1]
+            np.testing.assert_array_equal(after[i:], parts[i:] + x[1 : 1 + added])
+
+
 # --- what is refused ------------------------------------------------------------------------
 
 
@@ -275,6 +292,8 @@ def test_a_part_raises_beyond_the_array(index, part, count, dtype):
         TWINS["load_part"](x, index, part, vector)
     with pytest.raises(IndexError):
         TWINS["store_part"](x, index, vector, part)
+    with pytest.raises(IndexError):
+        TWINS["accumulate_part"](x.astype(np.float64), index, vector, part)
     TWINS["load_part"](x, 10, 0, vector)
     TWINS["store_part"](x, 10, vector, 0)
 

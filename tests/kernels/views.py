@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nbnorm.jit.simd import lane_count
 from nbnorm.kernels import LeakyReLU, ReLU
+from nbnorm.kernels.microkernel import panel_width
 from tests.batch_norm_cases import surrounded
 
 Array = NDArray[Any]
@@ -150,3 +151,18 @@ def integers(shape: tuple[int, int, int], dtype: str, offset: int = 0) -> Drawn:
     signs = rng.choice([-1.0, 1.0], c)
     parameters = np.array([signs * powers(), rng.integers(-4, 5, c)])
     return Drawn(shape, data(), data(), data(), statistics, parameters)
+
+
+def integers_in(shape: tuple[int, ...], dtype: Any, most: int = 8, seed: int = 0) -> Array:
+    """Integers from -most to most."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-most, most + 1, shape).astype(dtype)
+
+
+def panel_widths(columns: int, dtype: Any) -> list[int]:
+    """Widths of the panels of so many columns: see microkernel.py."""
+    like = np.empty(0, dtype)
+    widths: list[int] = []
+    while sum(widths) < columns:
+        widths.append(int(panel_width(like, columns - sum(widths))))
+    return widths

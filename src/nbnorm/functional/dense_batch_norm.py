@@ -17,11 +17,11 @@ from nbnorm.functional.batch_norm import (
     batch_norm_backward,
 )
 from nbnorm.functional.dense import (
-    DenseGradients,
     as_rows,
     check_operands,
+    column_sums,
     delivered,
-    dense_backward,
+    differentiate_product,
     rows_of_output,
 )
 from nbnorm.functional.execution import (
@@ -392,15 +392,16 @@ def _backward(
         delivered(dresidual, written)
     if dz is None:
         return DenseBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
-    dx, dweight, dbias = dense_backward(
-        dz.reshape(dy.shape),
-        context.x,
-        context.weight,
-        needs=through,
-        out=DenseGradients(out.dx, out.dweight),
+    x, weight, bias = context[:3]
+    dz = dz.reshape(dy.shape)
+    dx, dweight = (
+        (empty(source.shape, source.dtype) if place is None else place) if name in owed else None
+        for name, source, place in (("dx", x, out.dx), ("dweight", weight, out.dweight))
     )
-    if dbias is not None and context.bias is not None:
-        dbias = cast(dbias, context.bias, out.dbias)
+    differentiate_product(dx, dweight, dz, x, weight)
+    dbias = None
+    if bias is not None and "dbias" in owed:
+        dbias = cast(column_sums(dz), bias, out.dbias)
     return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
 
 

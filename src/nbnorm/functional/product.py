@@ -178,13 +178,19 @@ def sums_for(sizes: tuple[int, int, int], dtype: Any) -> Summed:
     plan = product_plan(sizes, itemsize, False)
     stride = row_stride(columns, itemsize)
     blocks = -(-n // plan.height)
-    counts = np.full(blocks, plan.height)
-    counts[-1] = n - (blocks - 1) * plan.height
     return Summed(
         scratch.take("block sums", (blocks, 2, stride), np.float64),
         scratch.take("block pivots", (blocks, 3, stride), dtype),
-        counts,
+        _heights(n, plan.height),
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _heights(rows: int, height: int) -> Array:
+    """Rows of each block."""
+    heights = np.full(-(-rows // height), height)
+    heights[-1] = rows - (len(heights) - 1) * height
+    return heights
 
 
 def row_stride(columns: int, itemsize: int) -> int:
