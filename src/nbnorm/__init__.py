@@ -9,68 +9,60 @@ dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 `nbnorm.kernels`, their specification in `nbnorm.reference`.
 """
 
-from nbnorm.functional.batch_norm import (
-    BatchNormContext,
-    BatchNormGradients,
-    batch_norm_backward,
-    batch_norm_forward,
-    batch_norm_inference,
-)
-from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_forward
-from nbnorm.functional.conv2d_batch_norm import (
-    Conv2dBatchNormContext,
-    Conv2dBatchNormGradients,
-    conv2d_batch_norm_backward,
-    conv2d_batch_norm_forward,
-    conv2d_batch_norm_inference,
-)
-from nbnorm.functional.dense import DenseGradients, dense_backward, dense_forward
-from nbnorm.functional.dense_batch_norm import (
-    DenseBatchNormContext,
-    DenseBatchNormGradients,
-    dense_batch_norm_backward,
-    dense_batch_norm_forward,
-    dense_batch_norm_inference,
-)
-from nbnorm.functional.folding import fold_batch_norm
-from nbnorm.layers import (
-    SGD,
-    BatchNorm,
-    Conv2d,
-    Conv2dBatchNorm,
-    Dense,
-    DenseBatchNorm,
-    Sequential,
-)
+from __future__ import annotations
 
-__all__ = [
-    "SGD",
-    "BatchNorm",
-    "BatchNormContext",
-    "BatchNormGradients",
-    "Conv2d",
-    "Conv2dBatchNorm",
-    "Conv2dBatchNormContext",
-    "Conv2dBatchNormGradients",
-    "Conv2dGradients",
-    "Dense",
-    "DenseBatchNorm",
-    "DenseBatchNormContext",
-    "DenseBatchNormGradients",
-    "DenseGradients",
-    "Sequential",
-    "batch_norm_backward",
-    "batch_norm_forward",
-    "batch_norm_inference",
-    "conv2d_backward",
-    "conv2d_batch_norm_backward",
-    "conv2d_batch_norm_forward",
-    "conv2d_batch_norm_inference",
-    "conv2d_forward",
-    "dense_backward",
-    "dense_batch_norm_backward",
-    "dense_batch_norm_forward",
-    "dense_batch_norm_inference",
-    "dense_forward",
-    "fold_batch_norm",
-]
+import importlib
+from typing import Any
+
+# Where each public name is defined. Modules are imported when a name of theirs is first asked for:
+# Numba's decorators take time for every kernel, and nobody uses all of them. What type checkers and
+# editors see is __init__.pyi.
+_HOMES = {
+    "BatchNormContext": "nbnorm.functional.batch_norm",
+    "BatchNormGradients": "nbnorm.functional.batch_norm",
+    "batch_norm_backward": "nbnorm.functional.batch_norm",
+    "batch_norm_forward": "nbnorm.functional.batch_norm",
+    "batch_norm_inference": "nbnorm.functional.batch_norm",
+    "Conv2dGradients": "nbnorm.functional.conv2d",
+    "conv2d_backward": "nbnorm.functional.conv2d",
+    "conv2d_forward": "nbnorm.functional.conv2d",
+    "Conv2dBatchNormContext": "nbnorm.functional.conv2d_batch_norm",
+    "Conv2dBatchNormGradients": "nbnorm.functional.conv2d_batch_norm",
+    "conv2d_batch_norm_backward": "nbnorm.functional.conv2d_batch_norm",
+    "conv2d_batch_norm_forward": "nbnorm.functional.conv2d_batch_norm",
+    "conv2d_batch_norm_inference": "nbnorm.functional.conv2d_batch_norm",
+    "DenseGradients": "nbnorm.functional.dense",
+    "dense_backward": "nbnorm.functional.dense",
+    "dense_forward": "nbnorm.functional.dense",
+    "DenseBatchNormContext": "nbnorm.functional.dense_batch_norm",
+    "DenseBatchNormGradients": "nbnorm.functional.dense_batch_norm",
+    "dense_batch_norm_backward": "nbnorm.functional.dense_batch_norm",
+    "dense_batch_norm_forward": "nbnorm.functional.dense_batch_norm",
+    "dense_batch_norm_inference": "nbnorm.functional.dense_batch_norm",
+    "fold_batch_norm": "nbnorm.functional.folding",
+    "BatchNorm": "nbnorm.layers",
+    "Conv2d": "nbnorm.layers",
+    "Conv2dBatchNorm": "nbnorm.layers",
+    "Dense": "nbnorm.layers",
+    "DenseBatchNorm": "nbnorm.layers",
+    "SGD": "nbnorm.layers",
+    "Sequential": "nbnorm.layers",
+}
+_SUBMODULES = ("cli", "functional", "kernels", "layers", "reference")
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605  a list
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_SUBMODULES})

@@ -47,8 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         "warmup",
         help="compile the common kernels into the cache",
         description="Compile the common kernels into the cache, so that no later process of this "
-        "user waits for the compiler: batch norm forward, backward and inference, channels-first "
-        "and channels-last, on one thread and on all.",
+        "user waits for the compiler: forward, backward and inference of batch norm, of dense "
+        "layers and of convolutions with batch norm, channels-first and channels-last, on one "
+        "thread and on all.",
     )
     warmup.add_argument(
         "--dtype",
@@ -142,6 +143,37 @@ WARMING = (
 )
 
 
+class WarmingLayer(NamedTuple):
+    """A layer with batch norm whose kernels are compiled; its x comes from `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Callable[..., Any]
+    arguments: tuple[int, ...]
+    options: dict[str, Any]
+
+
+# One for each algorithm, large enough for threads: see functional/algorithms.py. The second dense
+# layer has so few rows that inference multiplies by its weights as they lie.
+WARMING_LAYERS = (
+    WarmingLayer("dense", (1024, 128), nbnorm.DenseBatchNorm, (128, 128), {}),
+    WarmingLayer("dense, few rows", (4, 1024), nbnorm.DenseBatchNorm, (1024, 512), {}),
+    *(
+        WarmingLayer(
+            f"{name}, {order}", shape, nbnorm.Conv2dBatchNorm, sizes, {"axis": axis} | options
+        )
+        for order, axis, shape in (
+            ("channels-first", 1, (4, 32, 28, 28)), ("channels-last", -1, (4, 28, 28, 32)),
+        )
+        for name, sizes, options in (
+            ("3x3", (32, 32, 3), {"padding": 1}),
+            ("strided", (32, 32, 3), {"padding": 1, "stride": 2}),
+            ("depthwise", (32, 32, 3), {"padding": 1, "groups": 32}),
+        )
+    ),
+)  # fmt: skip
+
+
 def _warmup(dtypes: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
     if not options.is_compiling():
         yield _NOTHING_COMPILED
@@ -151,11 +183,12 @@ def _warmup(dtypes: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
     modes = ["one thread"]
     if threads.runs_parallel():
         modes.append(f"{threads.thread_count()} threads")
+    every: tuple[Warming | WarmingLayer, ...] = (*WARMING, *WARMING_LAYERS)
     steps = [
         (dtype, activation, warming, mode)
         for dtype in dtypes
         for activation in activations
-        for warming in WARMING
+        for warming in every
         for mode in modes
     ]
     for i, (dtype, activation, warming, mode) in enumerate(steps, start=1):
@@ -166,7 +199,7 @@ def _warmup(dtypes: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
         else:
             _train_and_infer(warming, dtype, activation)
         yield (
-            f"{i:>3}/{len(steps)}  {dtype}  {activation:<11} {warming.name:<22} {mode:<11} "
+            f"{i:>3}/{len(steps)}  {dtype}  {activation:<11} {warming.name:<24} {mode:<11} "
             f"{time.perf_counter() - start:5.1f} s"
         )
     seconds = time.perf_counter() - begin
@@ -181,8 +214,16 @@ def _kept_count() -> int:
     return 0 if folder is None else len(_files(folder))
 
 
-def _train_and_infer(warming: Warming, dtype: str, activation: str) -> None:
+def _train_and_infer(warming: Warming | WarmingLayer, dtype: str, activation: str) -> None:
     x = np.zeros(warming.shape, dtype)
+    if isinstance(warming, WarmingLayer):
+        layer = warming.kind(
+            *warming.arguments, **warming.options, dtype=dtype,
+            activation=None if activation == "none" else activation,
+        )  # fmt: skip
+        layer.backward(layer(x))
+        layer.eval()(x)
+        return
     gamma = np.ones(warming.shape[warming.axis], dtype)
     chosen: dict[str, Any] = {
         "axis": warming.axis,

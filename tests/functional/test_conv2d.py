@@ -61,6 +61,40 @@ def test_equals_the_reference(rng, options, axis, dtype):
         np.testing.assert_allclose(got, right, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
+# The largest error over the rms of a result, for standard-normal data.
+BOUND = {
+    ("direct", "float32"): 5e-6,
+    ("direct", "float64"): 1e-12,
+    ("winograd", "float32"): 1e-4,
+    ("winograd", "float64"): 1e-12,
+}
+
+
+@pytest.mark.parametrize(("algorithm", "dtype"), BOUND)
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("padding", [0, 1, (2, 0), (3, 4)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 3, 3), (2, 17, 5, 7, 9), (3, 5, 70, 12, 4), (2, 70, 33, 14, 15)]
+)
+def test_each_algorithm_is_within_its_bound(rng, sizes, padding, axis, algorithm, dtype):
+    n, c, k, h, w = sizes
+    x = rng.standard_normal((n, c, h, w)).astype(dtype)
+    weight = rng.standard_normal((k, c, 3, 3)).astype(dtype)
+    right = reference.conv2d_forward(x, weight, padding=padding)
+    dy = rng.standard_normal(right.shape).astype(dtype)
+    options = {"padding": padding, "axis": axis, "algorithm": algorithm}
+    y = conv2d_forward(laid_out(x, axis), weight, **options)
+    gradients = conv2d_backward(laid_out(dy, axis), laid_out(x, axis), weight, **options)
+    expected = reference.conv2d_backward(dy, x, weight, padding=padding)
+    for got, wanted in (
+        (np.moveaxis(y, axis, 1), right),
+        (np.moveaxis(gradients.dx, axis, 1), expected.dx),
+        (gradients.dweight, expected.dweight),
+    ):
+        bound = BOUND[algorithm, dtype] * np.sqrt(np.mean(wanted**2))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=bound)
+
+
 @pytest.mark.parametrize(
     "options",
     [

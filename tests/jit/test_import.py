@@ -76,13 +76,13 @@ print(json.dumps([len(before), changed, layer]))
 
 
 def test_it_takes_at_most_50_ms():
-    """Beyond `import numba`: the median of several processes. Measured: 27 ms."""
+    """Beyond `import numba`, batch norm included: the median of several processes; seen: 39 ms."""
     code = """
 import json, time
 start = time.perf_counter()
 import numba
 between = time.perf_counter()
-import nbnorm
+from nbnorm import batch_norm_forward
 print(json.dumps([between - start, time.perf_counter() - between]))
 """
     observed(code)  # writes the bytecode

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbnorm.layers import SGD, Activation, BatchNorm, Conv2d, Dense, Flatten, Sequential
+from nbnorm.layers import (
+    SGD,
+    Activation,
+    BatchNorm,
+    Conv2d,
+    Conv2dBatchNorm,
+    Dense,
+    DenseBatchNorm,
+    Flatten,
+    Sequential,
+)
 
 pytestmark = pytest.mark.peer
 
@@ -125,3 +135,77 @@ def test_a_training(rng, torch):
     after = theirs.state_dict()
     for name, array in ours.state_dict().items():
         assert_close(array, after[their_name(name)], tolerance=1e-9)
+
+
+def assert_trains_as_its_parts(ours, theirs, normalization, draw, torch):
+    """Steps of training and one of inference: outputs, gradients, buffers."""
+    product = theirs[0]
+    pairs = {"weight": product.weight, "bias": product.bias}
+    pairs |= {"gamma": normalization.weight, "beta": normalization.bias}
+    state = {"weight": product.weight, "bias": product.bias}
+    for name, array in ours.parameters().items():
+        if name in state:
+            array[...] = state[name].detach().numpy()
+    for training in (True, True, False):
+        ours.train(training)
+        theirs.train(training)
+        x = draw()
+        x_theirs = x.clone().requires_grad_()
+        y_theirs = theirs(x_theirs)
+        y = ours(x.numpy())
+        assert_close(y, y_theirs, 1e-11)
+        dy = torch.randn_like(y_theirs)
+        y_theirs.backward(dy)
+        assert_close(ours.backward(dy.numpy()), x_theirs.grad, 1e-11)
+        for name, gradient in ours.gradients().items():  # both have added them up
+            assert_close(gradient, pairs[name].grad, 1e-11)
+        for name, buffer in ours.buffers().items():
+            assert_close(buffer, getattr(normalization, name), 1e-11)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading", [(9,), (3, 4)])
+def test_dense_batch_norm(torch, leading, bias):
+    torch.manual_seed(0)
+    ours = DenseBatchNorm(5, 7, bias=bias, activation="relu", dtype=np.float64)
+    normalization = torch.nn.BatchNorm1d(7, dtype=torch.float64)
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(5, 7, bias=bias, dtype=torch.float64),
+        torch.nn.Flatten(0, -2),  # all leading axes count as one
+        normalization,
+        torch.nn.ReLU(),
+        torch.nn.Unflatten(0, leading),
+    )
+
+    def draw():
+        return torch.randn(*leading, 5, dtype=torch.float64)
+
+    assert_trains_as_its_parts(ours, theirs, normalization, draw, torch)
+
+
+@pytest.mark.parametrize("memory", ["contiguous_format", "channels_last"])
+@pytest.mark.parametrize(
+    ("channels", "window", "options"),
+    [
+        ((4, 6), 3, {"padding": 1, "bias": False}),
+        ((16, 16), 3, {"padding": 1}),
+        ((4, 6), (3, 2), {"stride": 2, "groups": 2}),
+        ((6, 6), 3, {"dilation": 2, "groups": 6, "bias": False}),
+    ],
+)
+def test_conv2d_batch_norm(torch, channels, window, options, memory):
+    torch.manual_seed(0)
+    options = {"bias": True} | options
+    ours = Conv2dBatchNorm(*channels, window, **options, activation="silu", dtype=np.float64)
+    normalization = torch.nn.BatchNorm2d(channels[1], dtype=torch.float64)
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(*channels, window, **options, dtype=torch.float64),
+        normalization,
+        torch.nn.SiLU(),
+    )
+
+    def draw():
+        x = torch.randn(4, channels[0], 20, 19, dtype=torch.float64)
+        return x.contiguous(memory_format=getattr(torch, memory))
+
+    assert_trains_as_its_parts(ours, theirs, normalization, draw, torch)

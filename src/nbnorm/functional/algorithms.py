@@ -24,7 +24,7 @@ BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winogr
 WIDEST_GROUP = 8
 
 # Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay.
-FEWEST_TILES = 96
+FEWEST_TILES = 64
 
 # Multiplications of a direct convolution that its tiles must save: (8, 5, 5) has too much overhang.
 SAVING = 1.5

@@ -18,6 +18,7 @@ from nbnorm.functional.windows import (
     Geometry,
     Places,
     Sizes,
+    balanced,
     buffers,
     counted,
     counts_of,
@@ -39,6 +40,9 @@ Array: TypeAlias = NDArray[Any]
 POINT_BYTES = 448 << 10
 MOST_TILES = 64
 
+# Fewer than these would read all weights anew too often, whatever the second cache holds.
+FEWEST_TILES = 64
+
 
 def has_winograd(g: Geometry) -> bool:
     """Whether a convolution can be worked out by Winograd's algorithm."""
@@ -58,14 +62,15 @@ def _tile_band(places: Places, x: Images, itemsize: int, k: int) -> Band:
 
     def fits(many: int, high: int) -> bool:
         tiles = many * high * columns
-        return tiles <= MOST_TILES and POINTS * tiles * max(x.c, k) * itemsize <= POINT_BYTES
+        small = POINTS * tiles * max(x.c, k) * itemsize <= POINT_BYTES
+        return tiles <= (MOST_TILES if small else FEWEST_TILES)
 
     high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
     high = -(-rows // -(-rows // high))
     many = 1
     if high == rows:
-        most = max(1, x.n // BALANCED_TILES)
-        many = max([i for i in range(1, most + 1) if fits(i, rows)], default=1)
+        many = max([i for i in range(1, x.n + 1) if fits(i, rows)], default=1)
+        many = balanced(x.n, many)
     top, left = int(places.tap_rows[0]), int(places.tap_columns[0])
     height, width = ((size - 1) * TILE + PATCH for size in (high, columns))
     return Band(many, high, height, width, top, left, True)
@@ -103,10 +108,10 @@ def convolve(
         counts = counts_of(places, band, z, shares[0], TILE)
         summed = sums_of(shares[0], z.c, counts, dtype)
     rest = (x.n % band.images or band.images) * (places.grid[0] % band.rows or band.rows)
-    lines = counted((tiles, rest * places.grid[1]), x.c)
+    lines = counted((tiles, rest * places.grid[1]), x.c + LINE)
     run(
         kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, points,
-        bands, turned, scratch.take("inputs", (slots, POINTS * (tiles * x.c + LINE)), dtype),
+        bands, turned, _input_points(slots, tiles, x.c, dtype),
         scratch.take("outputs", (slots, POINTS * (tiles * min(widest, z.c) + LINE)), dtype),
         products,
         lines, scratch.take("tables", (slots, 1), np.int64), constants, residual, activation,
@@ -131,6 +136,11 @@ def transformed_weights(
         weight, turned_taps(panels, kernels.TAPS, dtype), steps, backwards, sizes,
     )  # fmt: skip
     return points
+
+
+def _input_points(slots: int, tiles: int, c: int, dtype: Any) -> Array:
+    """Scratch for the points of the input."""
+    return scratch.take("inputs", (slots, POINTS * (tiles * (c + LINE) + LINE)), dtype)
 
 
 def forward(z: Images, x: Images, weight: Array, g: Geometry, **after: Any) -> Summed | None:
@@ -171,7 +181,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     run(
         kernels.weight_gradient, kernels.weight_gradient_parallel, slots, parallel, products,
         dz.flat, x.flat, bands, scratch.take("turned", (slots, room), dtype),
-        scratch.take("inputs", (slots, POINTS * (tiles * x.c + LINE)), dtype),
+        _input_points(slots, tiles, x.c, dtype),
         scratch.take("gradients", (slots, gradient_room), dtype),
         counted((x.c,), 1)[0], scratch.take("tables", (slots, 1), np.int64), x.view,
         dz.view, places.grid, tuple(band), shares,

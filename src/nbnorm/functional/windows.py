@@ -14,7 +14,7 @@ from nbnorm.functional.images import Images
 from nbnorm.functional.plan import BALANCED_TILES
 from nbnorm.functional.scratch import scratch
 from nbnorm.jit.simd import lane_count
-from nbnorm.kernels.microkernel import TILE_ROWS, WIDEST_PANEL, register_lanes
+from nbnorm.kernels.microkernel import TILE_ROWS, register_lanes, widest_panel
 
 Array: TypeAlias = NDArray[Any]
 Sizes: TypeAlias = tuple[int, ...]
@@ -25,6 +25,9 @@ BAND_BYTES = 256 << 10
 
 # More places than these in a band gain nothing: the weights of a step are in the second cache.
 MOST_PLACES = 1024
+
+# Fewer than these would read all weights anew too often, whatever the second cache holds.
+FEWEST_PLACES = 192
 
 SHARES = 2 * BALANCED_TILES
 
@@ -82,14 +85,15 @@ class Places(NamedTuple):
         def fits(many: int, high: int) -> bool:
             pixels = many * high * columns
             taken = many * height(high) * width * max(x.c, wide) * itemsize
-            return pixels <= MOST_PLACES and max(taken, pixels * k * itemsize) <= BAND_BYTES
+            small = max(taken, pixels * k * itemsize) <= BAND_BYTES
+            return pixels <= (MOST_PLACES if small else FEWEST_PLACES)
 
         high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
         high = -(-rows // -(-rows // high))
         many = 1
         if high == rows:
-            most = max(1, x.n // BALANCED_TILES)
-            many = max([i for i in range(1, most + 1) if fits(i, rows)], default=1)
+            many = max([i for i in range(1, x.n + 1) if fits(i, rows)], default=1)
+            many = balanced(x.n, many)
         return Band(many, high, height(high), width, top, left, not (inside and x.last))
 
 
@@ -159,6 +163,14 @@ def input_places(
         yield np.flatnonzero(met), places, (vertical, g.stride[0], horizontal, g.stride[1])
 
 
+def balanced(n: int, most: int) -> int:
+    """Images of a band, so that there are 8, 4 or 2 times as many bands, or as few as can be."""
+    for bands in (BALANCED_TILES, BALANCED_TILES // 2, 2):
+        if -(-n // most) <= bands <= n:
+            return -(-n // bands)
+    return most
+
+
 def slots_of(places: Places, band: Band, n: int, columns: int) -> tuple[int, int]:
     """Shares of the bands, and of the output channels where the bands are few."""
     bands = -(-n // band.images) * -(-places.grid[0] // band.rows)
@@ -192,10 +204,11 @@ def turned_taps(tiles: int, window: int, dtype: Any) -> Array:
 def panel_count(columns: int, itemsize: int) -> int:
     """Panels of so many columns: see kernels/microkernel.py."""
     lanes = register_lanes(itemsize)
-    panels, left = divmod(columns, WIDEST_PANEL * lanes)
+    widest = widest_panel()
+    panels, left = divmod(columns, widest * lanes)
     while left > 0:
-        if left > 3 * lanes or (left > 2 * lanes and WIDEST_PANEL == 2):
-            width = WIDEST_PANEL
+        if left > 3 * lanes or (left > 2 * lanes and widest == 2):
+            width = widest
         else:
             width = 2 if left > lanes else 1
         left -= width * lanes

@@ -16,6 +16,17 @@ and the array of constants.
 `fold_given`                                constants from given statistics
 `normalize_planes`, `normalize_columns`     the output, given the constants: inference
 `apply_planes`, `apply_columns`             the gradients, given the constants
+`multiply`, `multiply_few`                  a product of matrices, and what is to follow it
+`add_products`                              a product's slices of the depth, added
+`settle_blocks`                             statistics from the sums that a product took
+`pack_weights`, `convolve`                  a convolution, and what is to follow it
+`weight_gradient`, `collect_weights`        the gradient of its weights
+`grouped_...`                               the same four for narrow groups, depthwise too
+`winograd_transform_weights`,               a convolution 3x3 by Winograd's algorithm
+`winograd_convolve`
+`winograd_weight_gradient`,                 the gradient of its weights, to be collected too
+`winograd_return_weights`
+`turn_images`                               images from channels last to channels first
 ==========================================  =====================================================
 
 Batch norm of an array (n, c, s), called from a function compiled with ``@njit``:
@@ -41,6 +52,24 @@ Batch norm of an array (n, c, s), called from a function compiled with ``@njit``
 >>> normalized(x, 0.0)
 array([[[-1.,  1.],
         [-1.,  1.]]])
+
+A product and the bias after it; product.py has the meaning of every argument:
+
+>>> from nbnorm.kernels import multiply_few
+>>> @njit
+... def dense(x, weight, bias):
+...     (n, c), k = x.shape, len(bias)
+...     y = np.empty((n, k), x.dtype)
+...     constants = np.zeros((3, (k + 63) // 64 * 64), x.dtype)  # whole vectors
+...     constants[1] = 1.0
+...     constants[2, :k] = bias  # (x - 0) 1 + bias
+...     multiply_few(
+...         0, 1, y.reshape(-1), x.reshape(-1), weight.reshape(-1), constants, None, None,
+...         (n, k, c), k,
+...     )
+...     return y
+>>> dense(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([5.0]))
+array([[16.]])
 """
 
 from nbnorm.kernels.activations import LeakyReLU, Mish, ReLU, SiLU
@@ -54,6 +83,38 @@ from nbnorm.kernels.batch_norm import (
     forward_planes,
     forward_planes_parallel,
 )
+from nbnorm.kernels.conv_direct import (
+    collect_weights,
+    collect_weights_parallel,
+    convolve,
+    convolve_parallel,
+    pack_weights,
+    pack_weights_parallel,
+    weight_gradient,
+    weight_gradient_parallel,
+)
+from nbnorm.kernels.conv_grouped import collect_weights as grouped_collect_weights
+from nbnorm.kernels.conv_grouped import convolve as grouped_convolve
+from nbnorm.kernels.conv_grouped import convolve_parallel as grouped_convolve_parallel
+from nbnorm.kernels.conv_grouped import pack_weights as grouped_pack_weights
+from nbnorm.kernels.conv_grouped import weight_gradient as grouped_weight_gradient
+from nbnorm.kernels.conv_grouped import (
+    weight_gradient_parallel as grouped_weight_gradient_parallel,
+)
+from nbnorm.kernels.conv_winograd import convolve as winograd_convolve
+from nbnorm.kernels.conv_winograd import convolve_parallel as winograd_convolve_parallel
+from nbnorm.kernels.conv_winograd import return_weights as winograd_return_weights
+from nbnorm.kernels.conv_winograd import (
+    return_weights_parallel as winograd_return_weights_parallel,
+)
+from nbnorm.kernels.conv_winograd import transform_weights as winograd_transform_weights
+from nbnorm.kernels.conv_winograd import (
+    transform_weights_parallel as winograd_transform_weights_parallel,
+)
+from nbnorm.kernels.conv_winograd import weight_gradient as winograd_weight_gradient
+from nbnorm.kernels.conv_winograd import (
+    weight_gradient_parallel as winograd_weight_gradient_parallel,
+)
 from nbnorm.kernels.gradients import (
     apply_columns,
     apply_columns_parallel,
@@ -62,13 +123,22 @@ from nbnorm.kernels.gradients import (
     fold_gradient_slices,
     fold_statistics,
 )
-from nbnorm.kernels.moments import place_pivots, settle_slices
+from nbnorm.kernels.images import turn_images, turn_images_parallel
+from nbnorm.kernels.moments import place_pivots, settle_blocks, settle_slices
 from nbnorm.kernels.normalize import (
     fold_given,
     normalize_columns,
     normalize_columns_parallel,
     normalize_planes,
     normalize_planes_parallel,
+)
+from nbnorm.kernels.product import (
+    add_products,
+    add_products_parallel,
+    multiply,
+    multiply_few,
+    multiply_few_parallel,
+    multiply_parallel,
 )
 from nbnorm.kernels.sums import (
     sum_columns,
@@ -82,6 +152,8 @@ __all__ = [
     "Mish",
     "ReLU",
     "SiLU",
+    "add_products",
+    "add_products_parallel",
     "apply_columns",
     "apply_columns_parallel",
     "apply_planes",
@@ -90,6 +162,10 @@ __all__ = [
     "backward_columns_parallel",
     "backward_planes",
     "backward_planes_parallel",
+    "collect_weights",
+    "collect_weights_parallel",
+    "convolve",
+    "convolve_parallel",
     "fold_given",
     "fold_gradient_slices",
     "fold_statistics",
@@ -97,14 +173,39 @@ __all__ = [
     "forward_columns_parallel",
     "forward_planes",
     "forward_planes_parallel",
+    "grouped_collect_weights",
+    "grouped_convolve",
+    "grouped_convolve_parallel",
+    "grouped_pack_weights",
+    "grouped_weight_gradient",
+    "grouped_weight_gradient_parallel",
+    "multiply",
+    "multiply_few",
+    "multiply_few_parallel",
+    "multiply_parallel",
     "normalize_columns",
     "normalize_columns_parallel",
     "normalize_planes",
     "normalize_planes_parallel",
+    "pack_weights",
+    "pack_weights_parallel",
     "place_pivots",
+    "settle_blocks",
     "settle_slices",
     "sum_columns",
     "sum_columns_parallel",
     "sum_planes",
     "sum_planes_parallel",
+    "turn_images",
+    "turn_images_parallel",
+    "weight_gradient",
+    "weight_gradient_parallel",
+    "winograd_convolve",
+    "winograd_convolve_parallel",
+    "winograd_return_weights",
+    "winograd_return_weights_parallel",
+    "winograd_transform_weights",
+    "winograd_transform_weights_parallel",
+    "winograd_weight_gradient",
+    "winograd_weight_gradient_parallel",
 ]

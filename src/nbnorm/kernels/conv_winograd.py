@@ -34,8 +34,9 @@ from nbnorm.kernels.transforms import (
 POINTS = PATCH * PATCH
 TAPS = 9
 
-# Numbers between the points of an array, so that they do not begin at addresses that share a set of
-# the caches: without, transforms of 64 channels took twice the time.
+# Numbers left between the points of an array, and between the tiles of the input's, so that they do
+# not begin at addresses that share a set of the caches: transforms of 64 channels took twice the
+# time without.
 LINE = 16
 
 
@@ -90,7 +91,7 @@ def transform_weights_parallel(tiles, points, weight, turned, steps, backwards, 
 def _input_points(points, step, source, c, pitch, image_step, images, rows, columns):
     """The points of a band's tiles: `rows` of tiles by `columns` in each image.
 
-    points   point after point, `step` apart, each (tiles, c)
+    points   point after point, `step` apart, each (tiles, c + LINE)
     """
     lanes = lanes_of_register(points)
     tile = 0
@@ -100,8 +101,8 @@ def _input_points(points, step, source, c, pitch, image_step, images, rows, colu
                 at = one * image_step + (row * TILE * pitch + column * TILE) * c
                 for p in range(0, c, lanes):
                     transform_input(
-                        points, tile * c + p, PATCH * step, step, source, at + p, pitch * c,
-                        c, PATCH, PATCH, min(lanes, c - p),
+                        points, tile * (c + LINE) + p, PATCH * step, step, source, at + p,
+                        pitch * c, c, PATCH, PATCH, min(lanes, c - p),
                     )  # fmt: skip
                 tile += 1
 
@@ -114,7 +115,7 @@ def convolve(
     """A convolution by slots, as conv_direct.py's; the places of its grid are tiles.
 
     weights   the points of the weights, from `transform_weights`
-    inputs    (slots, 36 (tiles of a band * c + LINE)), scratch
+    inputs    (slots, 36 (tiles of a band * (c + LINE) + LINE)), scratch
     outputs   (slots, 36 (tiles of a band * k of a share + LINE)), scratch
     products  (slots, pixels of a band * k of a share), scratch where channels do not lie last
     lines     (2, tiles in whole tiles of the multiply) of int64: where each one's channels begin
@@ -133,7 +134,7 @@ def convolve(
     count = -(-n // images) * down
     across = grid[1]
     room = images * rows * across
-    in_step = room * c + LINE
+    in_step = room * (c + LINE) + LINE
     for slot in range(lo, hi):
         share = slot // shares[1]
         first, last = share_of(k, slot - share * shares[1], shares[1])
@@ -262,7 +263,7 @@ def weight_gradient(
     count = -(-n // images) * down
     across = grid[1]
     room = images * rows * across
-    in_step = room * c + LINE
+    in_step = room * (c + LINE) + LINE
     size = c * k + LINE
     for slot in range(lo, hi):
         share = slot // shares[1]
@@ -308,7 +309,7 @@ def weight_gradient(
                     table[0] = point * in_step
                     to = (share * POINTS + point) * size + j
                     multiply_block(
-                        products, to, k, inputs[slot], channels, table, c, gradients[slot],
+                        products, to, k, inputs[slot], channels, table, c + LINE, gradients[slot],
                         start + point * step, tiles, c, min(panel, last - j),
                         block > begin,
                     )  # fmt: skip

@@ -33,7 +33,12 @@ from nbnorm.jit.vectors import twin
 TILE_ROWS = 6
 
 # With 16 registers, six rows by two leave room for b and a; with 32, six by four.
-WIDEST_PANEL = 4 if target.register_count() == 32 else 2
+
+
+def widest_panel() -> int:
+    """Registers of the widest panel."""
+    return 4 if target.register_count() == 32 else 2
+
 
 _INT32 = ir.IntType(32)
 
@@ -61,15 +66,15 @@ def _multiply(
         line[...] = line + tile[i, : line.size] if more else tile[i, : line.size]
 
 
-def _declare_multiply(registers: int) -> Any:
-    """`multiply_tile` for panels of so many registers."""
+def _declare_multiply(chosen: int | None) -> Any:
+    """`multiply_tile` for panels of so many registers, None being the most."""
 
     def reference(
         c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
     ):  # fmt: skip
         _multiply(
-            registers, c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height,
-            columns, more,
+            chosen or widest_panel(), c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at,
+            depth, height, columns, more,
         )  # fmt: skip
 
     @twin(reference)
@@ -79,6 +84,7 @@ def _declare_multiply(registers: int) -> Any:
     ):  # fmt: skip
         """One tile; see `multiply_tile`."""
         lanes = register_lanes(c.dtype.bitwidth // 8)
+        registers = chosen or widest_panel()
 
         def generate(context, builder, sig, args):
             vector = ir.VectorType(context.get_value_type(c.dtype), lanes)
@@ -260,7 +266,7 @@ def _broadcast(builder, scalar, vector):
 
 _multiply_one = _declare_multiply(1)
 _multiply_two = _declare_multiply(2)
-_multiply_widest = _declare_multiply(WIDEST_PANEL)
+_multiply_widest = _declare_multiply(None)
 
 
 def _lanes(array: Any) -> int:
@@ -278,12 +284,27 @@ def lanes_of_register(typing_context, array):
     return types.intp(array), generate
 
 
+def _registers_of_panel(array: Any) -> int:
+    return widest_panel()
+
+
+@twin(_registers_of_panel)
+def registers_of_panel(typing_context, array):
+    """Registers of the widest panel, a constant in compiled code."""
+
+    def generate(context, builder, sig, args):
+        return ir.Constant(ir.IntType(types.intp.bitwidth), widest_panel())
+
+    return types.intp(array), generate
+
+
 @inlined
 def panel_width(array, left):
     """Columns of the next panel where `left` are left: the widest, then one that wastes little."""
     lanes = lanes_of_register(array)
-    if left > 3 * lanes or (left > 2 * lanes and WIDEST_PANEL == 2):
-        return WIDEST_PANEL * lanes
+    widest = registers_of_panel(array)
+    if left > 3 * lanes or (left > 2 * lanes and widest == 2):
+        return widest * lanes
     return 2 * lanes if left > lanes else lanes
 
 
@@ -311,7 +332,7 @@ def multiply_tile(
     columns  columns of the tile that are in c, width or more meaning all
     """
     lanes = lanes_of_register(c)
-    if width == WIDEST_PANEL * lanes:
+    if width == registers_of_panel(c) * lanes:
         _multiply_widest(
             c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
         )
@@ -347,15 +368,9 @@ def _transpose(to, to_at, to_step, source, at, step, rows, columns, stored):
     rows, columns, stored = (min(size, lanes) for size in (rows, columns, stored))
     square = np.zeros((columns, lanes), to.dtype)
     for i in range(rows):
-        line = source[at + i * step : at + i * step + columns]
-        if line.size < columns:
-            raise IndexError(f"{columns} numbers at {at + i * step} of {source.size}")
-        square[:, i] = line
+        square[:, i] = checked_slice(source, at + i * step, columns)
     for j in range(columns):
-        line = to[to_at + j * to_step : to_at + j * to_step + stored]
-        if line.size < stored:
-            raise IndexError(f"{stored} numbers at {to_at + j * to_step} of {to.size}")
-        line[...] = square[j, :stored]
+        checked_slice(to, to_at + j * to_step, stored)[...] = square[j, :stored]
 
 
 @twin(_transpose)
@@ -427,7 +442,7 @@ def transpose_tile(typing_context, to, to_at, to_step, source, at, step, rows, c
 def _pick(to, to_at, source, at, size, which):
     count = register_lanes(to.itemsize)
     group = np.arange(count) // size * size + which
-    to[to_at : to_at + count] = source[at : at + count][group]
+    checked_slice(to, to_at, count)[...] = checked_slice(source, at, count)[group]
 
 
 @twin(_pick)

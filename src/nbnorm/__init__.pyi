@@ -1,0 +1,70 @@
+from nbnorm import cli as cli
+from nbnorm import functional as functional
+from nbnorm import kernels as kernels
+from nbnorm import layers as layers
+from nbnorm import reference as reference
+from nbnorm.functional.batch_norm import (
+    BatchNormContext,
+    BatchNormGradients,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inference,
+)
+from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_forward
+from nbnorm.functional.conv2d_batch_norm import (
+    Conv2dBatchNormContext,
+    Conv2dBatchNormGradients,
+    conv2d_batch_norm_backward,
+    conv2d_batch_norm_forward,
+    conv2d_batch_norm_inference,
+)
+from nbnorm.functional.dense import DenseGradients, dense_backward, dense_forward
+from nbnorm.functional.dense_batch_norm import (
+    DenseBatchNormContext,
+    DenseBatchNormGradients,
+    dense_batch_norm_backward,
+    dense_batch_norm_forward,
+    dense_batch_norm_inference,
+)
+from nbnorm.functional.folding import fold_batch_norm
+from nbnorm.layers import (
+    SGD,
+    BatchNorm,
+    Conv2d,
+    Conv2dBatchNorm,
+    Dense,
+    DenseBatchNorm,
+    Sequential,
+)
+
+__all__ = [
+    "SGD",
+    "BatchNorm",
+    "BatchNormContext",
+    "BatchNormGradients",
+    "Conv2d",
+    "Conv2dBatchNorm",
+    "Conv2dBatchNormContext",
+    "Conv2dBatchNormGradients",
+    "Conv2dGradients",
+    "Dense",
+    "DenseBatchNorm",
+    "DenseBatchNormContext",
+    "DenseBatchNormGradients",
+    "DenseGradients",
+    "Sequential",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "conv2d_backward",
+    "conv2d_batch_norm_backward",
+    "conv2d_batch_norm_forward",
+    "conv2d_batch_norm_inference",
+    "conv2d_forward",
+    "dense_backward",
+    "dense_batch_norm_backward",
+    "dense_batch_norm_forward",
+    "dense_batch_norm_inference",
+    "dense_forward",
+    "fold_batch_norm",
+]
