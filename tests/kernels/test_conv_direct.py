@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nbnorm.kernels.conv_direct import (
+    COLLECTED,
     COLUMNS,
     WHOLE,
     collect_weights,
@@ -184,8 +185,8 @@ def test_weight_gradient(conv, x_last, z_last, dtype):
     assert np.isnan(products[-2:]).all()
     dweight = poison((weight.size,), dtype)
     sizes = (conv.shares[0], conv.groups, count, depth, columns)
-    for channel in reversed(range(conv.k)):
-        collect_weights(channel, channel + 1, dweight, products[:-2], sizes)
+    for tile in reversed(range(-(-conv.k // COLLECTED))):
+        collect_weights(tile, tile + 1, dweight, products[:-2], sizes)
     wanted = expected(conv, x, weight, dz)[1]
     np.testing.assert_array_equal(dweight.reshape(weight.shape), wanted)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nbnorm.kernels.conv_direct import WHOLE, collect_weights
+from nbnorm.kernels.conv_direct import COLLECTED, WHOLE, collect_weights
 from nbnorm.kernels.conv_winograd import (
     LINE,
     POINTS,
@@ -156,7 +156,8 @@ def test_weight_gradient(conv, dtype, x_last, z_last):
     spread, dweight = poison((TAPS * size,), dtype), poison((TAPS * size,), dtype)
     for channel in reversed(range(conv.c)):
         return_weights(channel, channel + 1, spread, products, conv.shares[0], (conv.c, conv.k))
-    collect_weights(0, conv.k, dweight, spread, (1, 1, TAPS, conv.c, conv.k))
+    tiles = -(-conv.k // COLLECTED)
+    collect_weights(0, tiles, dweight, spread, (1, 1, TAPS, conv.c, conv.k))
     assert_close(dweight.reshape(weight.shape), expected(conv, x, weight, dz)[1])
 
 

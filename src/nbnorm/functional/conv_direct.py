@@ -142,6 +142,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
         places.grid, tuple(band), g.groups, shares,
     )  # fmt: skip
     run(
-        kernels.collect_weights, kernels.collect_weights_parallel, g.groups * g.k, parallel,
+        kernels.collect_weights, kernels.collect_weights_parallel,
+        -(-g.groups * g.k // kernels.COLLECTED), parallel,
         dweight, products, (shares[0], g.groups, tap_rows.size, g.c, g.k),
     )  # fmt: skip

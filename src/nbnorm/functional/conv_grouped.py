@@ -36,7 +36,7 @@ def _band(places: Places, x: Images, k: int, sizes: Sizes) -> tuple[Band, int]:
     """The band, copied unless the convolution is depthwise, and in how many shares."""
     _, inputs, outputs = sizes
     itemsize = x.flat.itemsize
-    band = places.band(x, itemsize, k, wide=inputs * k)
+    band = places.band(x, itemsize, k, widened=inputs * k)
     if inputs * outputs > 1:
         band = band._replace(copied=True)
     bands = -(-x.n // band.images) * -(-places.grid[0] // band.rows)

@@ -30,7 +30,7 @@ from nbnorm.functional.windows import (
 from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels import conv_winograd as kernels
-from nbnorm.kernels.conv_direct import WHOLE, collect_weights, collect_weights_parallel
+from nbnorm.kernels.conv_direct import COLLECTED, WHOLE, collect_weights, collect_weights_parallel
 from nbnorm.kernels.conv_winograd import LINE, POINTS
 from nbnorm.kernels.transforms import PATCH, TILE
 
@@ -192,6 +192,6 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
         shares[0], (g.c, g.k),
     )  # fmt: skip
     run(
-        collect_weights, collect_weights_parallel, g.k, parallel, dweight, spread,
+        collect_weights, collect_weights_parallel, -(-g.k // COLLECTED), parallel, dweight, spread,
         (1, 1, 9, g.c, g.k),
     )  # fmt: skip

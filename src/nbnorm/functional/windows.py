@@ -67,10 +67,10 @@ class Places(NamedTuple):
     tap_rows: Array
     tap_columns: Array
 
-    def band(self, x: Images, itemsize: int, k: int, wide: int = 0) -> Band:
+    def band(self, x: Images, itemsize: int, k: int, widened: int = 0) -> Band:
         """The band of this grid for an input and an output of k channels.
 
-        `wide` is how many numbers a pixel becomes where that is more than its channels.
+        `widened` is how many numbers a pixel becomes where that is more than its channels.
         """
         rows, columns, down, across = self.grid
         top, left = int(self.tap_rows.min()), int(self.tap_columns.min())
@@ -84,7 +84,7 @@ class Places(NamedTuple):
 
         def fits(many: int, high: int) -> bool:
             pixels = many * high * columns
-            taken = many * height(high) * width * max(x.c, wide) * itemsize
+            taken = many * height(high) * width * max(x.c, widened) * itemsize
             small = max(taken, pixels * k * itemsize) <= BAND_BYTES
             return pixels <= (MOST_PLACES if small else FEWEST_PLACES)
 

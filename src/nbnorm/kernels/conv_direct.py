@@ -377,26 +377,33 @@ def weight_gradient_parallel(
         )  # fmt: skip
 
 
+# Output channels that are collected together: a cache line of them, so that each is read once.
+COLLECTED = 16
+
+
 @worker
 def collect_weights(lo, hi, dweight, products, sizes):
-    """Adds the shares of `weight_gradient` in order; tile t is output channel t.
+    """Adds the shares of `weight_gradient` in order.
 
+    lo, hi    tiles: tile t is the output channels COLLECTED t, ... of all groups
     dweight   (k, c / groups, taps), written
     products  (shares, groups, taps, c / groups, k / groups)
     sizes     (shares, groups, taps, c / groups, k / groups)
     """
     shares, groups, taps, depth, columns = sizes
     size = groups * taps * depth * columns
-    for channel in range(lo, hi):
-        group = channel // columns
-        column = channel - group * columns
+    for first in range(lo * COLLECTED, min(hi * COLLECTED, groups * columns), COLLECTED):
+        last = min(first + COLLECTED, groups * columns)
         for p in range(depth):
             for tap in range(taps):
-                at = ((group * taps + tap) * depth + p) * columns + column
-                result = products[at]
-                for share in range(1, shares):
-                    result += products[share * size + at]
-                dweight[(channel * depth + p) * taps + tap] = result
+                for channel in range(first, last):
+                    group = channel // columns
+                    line = (group * taps + tap) * depth + p
+                    at = line * columns + channel - group * columns
+                    result = products[at]
+                    for share in range(1, shares):
+                        result += products[share * size + at]
+                    dweight[(channel * depth + p) * taps + tap] = result
 
 
 @driver
