@@ -29,7 +29,8 @@ MOST_PLACES = 1024
 # Fewer than these would read all weights anew too often, whatever the second cache holds.
 FEWEST_PLACES = 192
 
-SHARES = 2 * BALANCED_TILES
+# Shares of the bands, each with scratch of its own.
+SHARES = BALANCED_TILES
 
 
 class Geometry(NamedTuple):

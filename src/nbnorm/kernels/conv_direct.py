@@ -11,7 +11,7 @@ taps; the gradient of the weights is a product along the places instead.
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.kernels.images import read_band, write_pixels
+from nbnorm.kernels.images import band_count, find_band, place_of, write_pixels
 from nbnorm.kernels.microkernel import multiply_block, padded_width, panel_width
 from nbnorm.kernels.moments import place_pivot
 from nbnorm.kernels.normalize import normalize_block, normalize_segment
@@ -138,17 +138,17 @@ def convolve(
     groups      of channels
     shares      (of the bands, of the output channels)
     """
-    n, h, w, c, _ = view
+    n, _, _, c, _ = view
     _, _, _, k, channels_last = out_view
-    images, rows, _, width, top, left, copied = band
+    _, _, _, _, top, left, _ = band
     taps = tap_rows.size
     depth = c // groups
     columns = k // groups
     together = taps_at_once(taps, depth)
     part = depth_at_once(depth)
     padded = padded_width(z, columns)
-    down = -(-grid[0] // rows)
-    count = -(-n // images) * down
+    count = band_count(n, grid, band)
+    whole = band[0] * band[1] * grid[1]
     in_place = channels_last and origin == (0, 1, 0, 1)
     for slot in range(lo, hi):
         share = slot // shares[1]
@@ -157,21 +157,12 @@ def convolve(
         lowest, highest = share_of(columns, piece, shares[1])
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
-            image = block // down * images
-            row = (block % down) * rows
-            images_here = min(images, n - image)
-            rows_here = min(rows, grid[0] - row)
+            image, row, images_here, rows_here = place_of(block, n, grid, band)
             places = images_here * rows_here * grid[1]
-            if copied:
-                read_band(bands[slot], turned[slot], x, view, band, image, row * grid[2] + top)
-                source = bands[slot]
-                pitch = width
-                base = 0
-            else:
-                source = x
-                pitch = w
-                base = ((image * h + row * grid[2] + top) * w + left) * c
-            begins = lines[0 if places == images * rows * grid[1] else 1]
+            source, pitch, _, base = find_band(
+                bands[slot], turned[slot], x, view, band, grid, image, row
+            )
+            begins = lines[0 if places == whole else 1]
             for group in range(groups):
                 for first in range(lowest, highest, COLUMNS):
                     last = min(first + COLUMNS, highest)
@@ -190,9 +181,9 @@ def convolve(
                             high = min(part, depth - p)
                             for t in range(used):
                                 table[t] = (
-                                    base + group * depth + p
-                                    + ((tap_rows[tap + t] - top) * pitch
-                                       + tap_columns[tap + t] - left) * c
+                                    (base + (tap_rows[tap + t] - top) * pitch
+                                     + tap_columns[tap + t] - left) * c
+                                    + group * depth + p
                                 )  # fmt: skip
                             multiply_block(
                                 target, start, step, source, begins, table[:used], 1,
@@ -311,14 +302,13 @@ def weight_gradient(
     tables    (slots, rows of places of a band) of int64, scratch
     The other arguments are those of `convolve`.
     """
-    n, h, w, c, _ = view
+    n, _, _, c, _ = view
     k = dz_view[3]
-    images, rows, height, width, top, left, copied = band
+    _, _, _, _, top, left, _ = band
     taps = tap_rows.size
     depth = c // groups
     columns = k // groups
-    down = -(-grid[0] // rows)
-    count = -(-n // images) * down
+    count = band_count(n, grid, band)
     for slot in range(lo, hi):
         share = slot // shares[1]
         piece = slot - share * shares[1]
@@ -328,21 +318,10 @@ def weight_gradient(
         table = tables[slot]
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
-            image = block // down * images
-            row = (block % down) * rows
-            images_here = min(images, n - image)
-            rows_here = min(rows, grid[0] - row)
-            if copied:
-                read_band(bands[slot], turned[slot], x, view, band, image, row * grid[2] + top)
-                source = bands[slot]
-                pitch = width
-                image_step = height * width * c
-                base = 0
-            else:
-                source = x
-                pitch = w
-                image_step = h * w * c
-                base = ((image * h + row * grid[2] + top) * w + left) * c
+            image, row, images_here, rows_here = place_of(block, n, grid, band)
+            source, pitch, image_step, base = find_band(
+                bands[slot], turned[slot], x, view, band, grid, image, row
+            )
             for group in range(groups):
                 channel = group * columns
                 _pack_gradient(
@@ -350,12 +329,11 @@ def weight_gradient(
                     images_here, rows_here,
                 )  # fmt: skip
                 for tap in range(taps):
-                    start = (tap_rows[tap] - top) * pitch + tap_columns[tap] - left
-                    start = base + start * c + group * depth
+                    start = base + (tap_rows[tap] - top) * pitch + tap_columns[tap] - left
                     for one in range(images_here):
                         for i in range(rows_here):
-                            line = one * image_step + i * grid[2] * pitch * c
-                            table[one * rows_here + i] = start + line
+                            line = start + one * image_step + i * grid[2] * pitch
+                            table[one * rows_here + i] = line * c + group * depth
                     to = ((share * groups + group) * taps + tap) * depth * columns + lowest
                     multiply_block(
                         products, to, columns, source, channels,

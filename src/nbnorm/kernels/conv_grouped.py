@@ -12,7 +12,7 @@ from __future__ import annotations
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import accumulate, fma, lanes, load_part, splat, store_part
 from nbnorm.kernels.conv_direct import finish
-from nbnorm.kernels.images import read_band, write_pixels
+from nbnorm.kernels.images import band_count, find_band, place_of, write_pixels
 from nbnorm.kernels.microkernel import lanes_of_register, pick
 from nbnorm.kernels.packing import transpose
 
@@ -107,17 +107,16 @@ def convolve(
     The other arguments are those of conv_direct.py's `convolve`; bands are copied unless the
     convolution is depthwise.
     """
-    n, h, w, _, _ = view
+    n = view[0]
     k = out_view[3]
     channels_last = out_view[4]
     groups, inputs, outputs = sizes
-    images, rows, height, width, top, left, copied = band
+    _, _, _, _, top, left, _ = band
     lanes_ = lanes(z)
     depthwise = inputs == 1 and outputs == 1
     whole = k - k % lanes_
     across = grid[1]
-    down = -(-grid[0] // rows)
-    count = -(-n // images) * down
+    count = band_count(n, grid, band)
     in_place = channels_last and origin == (0, 1, 0, 1)
     size = inputs * k
     for slot in range(lo, hi):
@@ -125,22 +124,12 @@ def convolve(
         taps = tables[slot][: tap_rows.size]
         starts = tables[slot][tap_rows.size :]
         for block in range(begin, count * (slot + 1) // shares):
-            image = block // down * images
-            row = (block % down) * rows
-            images_here = min(images, n - image)
-            rows_here = min(rows, grid[0] - row)
-            source = x
-            pitch = w
-            image_step = h * w
-            base = (image * h + row * grid[2] + top) * w + left
-            if copied:
-                read_band(bands[slot], turned[slot], x, view, band, image, row * grid[2] + top)
-                source = bands[slot]
-                pitch = width
-                image_step = height * width
-                base = 0
+            image, row, images_here, rows_here = place_of(block, n, grid, band)
+            source, pitch, image_step, base = find_band(
+                bands[slot], turned[slot], x, view, band, grid, image, row
+            )
             if not depthwise:
-                pixels = images_here * height * width
+                pixels = images_here * image_step
                 _lay_out(wide[slot], bands[slot], pixels, groups, inputs, outputs)
                 source = wide[slot]
             _find_taps(taps, tap_rows, tap_columns, top, left, pitch, size)
@@ -222,38 +211,27 @@ def weight_gradient(
     gradients  (slots, places of a band * k), scratch for a dz whose channels lie first
     The other arguments are those of `convolve`.
     """
-    n, h, w, _, _ = view
+    n = view[0]
     k = dz_view[3]
     groups, inputs, outputs = sizes
-    images, rows, height, width, top, left, copied = band
+    _, _, _, _, top, left, _ = band
     lanes_ = lanes(x)
     depthwise = inputs == 1 and outputs == 1
     whole = k - k % lanes_
     across = grid[1]
-    down = -(-grid[0] // rows)
-    count = -(-n // images) * down
+    count = band_count(n, grid, band)
     size = inputs * k
     for slot in range(lo, hi):
         sums[slot] = 0.0
         taps = tables[slot][: tap_rows.size]
         begin = count * slot // shares
         for block in range(begin, count * (slot + 1) // shares):
-            image = block // down * images
-            row = (block % down) * rows
-            images_here = min(images, n - image)
-            rows_here = min(rows, grid[0] - row)
-            source = x
-            pitch = w
-            image_step = h * w
-            base = (image * h + row * grid[2] + top) * w + left
-            if copied:
-                read_band(bands[slot], turned[slot], x, view, band, image, row * grid[2] + top)
-                source = bands[slot]
-                pitch = width
-                image_step = height * width
-                base = 0
+            image, row, images_here, rows_here = place_of(block, n, grid, band)
+            source, pitch, image_step, base = find_band(
+                bands[slot], turned[slot], x, view, band, grid, image, row
+            )
             if not depthwise:
-                pixels = images_here * height * width
+                pixels = images_here * image_step
                 _lay_out(wide[slot], bands[slot], pixels, groups, inputs, outputs)
                 source = wide[slot]
             _find_taps(taps, tap_rows, tap_columns, top, left, pitch, size)

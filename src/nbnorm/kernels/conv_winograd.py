@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.kernels.conv_direct import depth_at_once, finish, share_of
-from nbnorm.kernels.images import read_band, write_pixels
+from nbnorm.kernels.images import band_count, place_of, read_band, write_pixels
 from nbnorm.kernels.microkernel import (
     lanes_of_register,
     multiply_block,
@@ -130,8 +130,7 @@ def convolve(
     part = depth_at_once(c)
     padded = padded_width(z, k)
     size = padded * c + LINE
-    down = -(-grid[0] // rows)
-    count = -(-n // images) * down
+    count = band_count(n, grid, band)
     across = grid[1]
     room = images * rows * across
     in_step = room * (c + LINE) + LINE
@@ -145,10 +144,7 @@ def convolve(
         table = tables[slot]
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
-            image = block // down * images
-            row = (block % down) * rows
-            images_here = min(images, n - image)
-            rows_here = min(rows, grid[0] - row)
+            image, row, images_here, rows_here = place_of(block, n, grid, band)
             tiles = images_here * rows_here * across
             read_band(bands[slot], turned[slot], x, view, band, image, row * TILE + top)
             _input_points(
@@ -259,8 +255,7 @@ def weight_gradient(
     n, _, _, c, _ = view
     _, h, w, k, channels_last = dz_view
     images, rows, height, width, top, _, _ = band
-    down = -(-grid[0] // rows)
-    count = -(-n // images) * down
+    count = band_count(n, grid, band)
     across = grid[1]
     room = images * rows * across
     in_step = room * (c + LINE) + LINE
@@ -273,10 +268,7 @@ def weight_gradient(
         table = tables[slot]
         begin = count * share // shares[0]
         for block in range(begin, count * (share + 1) // shares[0]):
-            image = block // down * images
-            row = (block % down) * rows
-            images_here = min(images, n - image)
-            rows_here = min(rows, grid[0] - row)
+            image, row, images_here, rows_here = place_of(block, n, grid, band)
             tiles = images_here * rows_here * across
             pixel_rows = min(rows_here * TILE, h - row * TILE)
             read_band(bands[slot], turned[slot], x, view, band, image, row * TILE + top)

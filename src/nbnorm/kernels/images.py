@@ -86,6 +86,36 @@ def read_band(to, turned, source, view, band, image, row):
 
 
 @inlined
+def place_of(block, n, grid, band):
+    """Where band number `block` lies: its first image and row of the grid, and how many it has."""
+    down = -(-grid[0] // band[1])
+    image = block // down * band[0]
+    row = block % down * band[1]
+    return image, row, min(band[0], n - image), min(band[1], grid[0] - row)
+
+
+@inlined
+def band_count(n, grid, band):
+    """How many bands there are."""
+    return -(-n // band[0]) * -(-grid[0] // band[1])
+
+
+@inlined
+def find_band(to, turned, source, view, band, grid, image, row):
+    """The array to read a band from, copied first if need be, and where in it.
+
+    Returns the array, its pixels from row to row and from image to image, and the band's first.
+    """
+    _, h, w, _, _ = view
+    _, _, height, width, top, left, copied = band
+    line = row * grid[2] + top
+    if copied:
+        read_band(to, turned, source, view, band, image, line)
+        return to, width, height * width, 0
+    return source, w, h * w, (image * h + line) * w + left
+
+
+@inlined
 def write_pixels(to, source, row_length, view, grid, origin, image, row, images, rows, first, last):
     """Writes the channels first..last-1 of a band's places to the images of an output.
 
