@@ -166,8 +166,8 @@ WARMING_LAYERS = (
             ("channels-first", 1, (4, 32, 28, 28)), ("channels-last", -1, (4, 28, 28, 32)),
         )
         for name, sizes, options in (
-            ("3x3", (32, 32, 3), {"padding": 1}),
-            ("strided", (32, 32, 3), {"padding": 1, "stride": 2}),
+            ("3x3", (32, 128, 3), {"padding": 1}),
+            ("strided", (32, 128, 3), {"padding": 1, "stride": 2}),
             ("depthwise", (32, 32, 3), {"padding": 1, "groups": 32}),
         )
     ),

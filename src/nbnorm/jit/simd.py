@@ -337,7 +337,7 @@ def splat(typing_context, like, value):
 
 def _fma(a: Any, b: Any, c: Any) -> Any:
     if a.dtype == np.float32 and target.has_fma():
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond the last column is anything
             return (a.astype(np.float64) * b + c).astype(np.float32)
     return a * b + c
 
