@@ -1,4 +1,4 @@
-"""Direct convolutions on checked arguments: see kernels/conv_kernels.py."""
+"""Direct convolutions on checked arguments: see kernels/conv_direct.py."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def convolve(
     activation: Any = None,
     sums: bool = False,
 ) -> Summed | None:
-    """The product of a window's taps, and what follows it: see kernels/conv_kernels.py.
+    """The product of a window's taps, and what follows it: see kernels/conv_direct.py.
 
     `weight` is flat, and `taps` and `steps` say where in it the weights are: see `pack_weights`;
     `window` is how many taps lie together there.

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's algorithm on checked arguments: see kernels/conv_kernels.py."""
+"""Convolutions by Winograd's algorithm on checked arguments: see kernels/conv_winograd.py."""
 
 from __future__ import annotations
 
