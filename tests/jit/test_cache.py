@@ -124,7 +124,7 @@ def test_it_is_in_the_user_s_cache_folder(used):
 
 
 def test_it_can_be_turned_off(used):
-    used.edit("checks.py", "# edited\n")
+    used.edit("jit/target.py", "# edited\n")
     before = used.entries()
     for value in ("0", "false"):
         record = used.run(NBNORM_CACHE=value)
@@ -150,9 +150,13 @@ def loaded_cache(package: Path) -> ModuleType:
     return module
 
 
-def test_an_edit_in_any_module_means_another_folder(installation):
+def test_an_edit_in_any_module_with_compiled_code_means_another_folder(installation):
     seen = {loaded_cache(installation.package).cache_folder()}
-    modules = sorted(installation.package.rglob("*.py"))
+    modules = sorted(
+        module
+        for floor in ("jit", "kernels")
+        for module in installation.package.glob(f"{floor}/**/*.py")
+    )
     assert len(modules) > 20
     for module in modules:
         text = module.read_bytes()
@@ -164,6 +168,13 @@ def test_an_edit_in_any_module_means_another_folder(installation):
     (installation.package / "kernels" / "another.py").touch()
     seen.add(loaded_cache(installation.package).cache_folder())
     assert len(seen) == len(modules) + 2
+
+
+def test_an_edit_elsewhere_compiles_nothing_anew(used):
+    """No compiled code comes from the other floors: see the import contracts in pyproject.toml."""
+    for module in ("checks.py", "functional/plan.py", "layers/base.py"):
+        used.edit(module, "# edited\n")
+    assert used.run()["compiled"] == 0
 
 
 def test_an_edited_helper_is_compiled_anew(used):
@@ -426,7 +437,7 @@ def test_folders_long_unused_are_removed(used):
     assert used.run()["compiled"] == 0
     assert old.exists()  # nothing was written
     assert current.stat().st_mtime > recent.stat().st_mtime  # marked as used
-    used.edit("checks.py", "# another version\n")
+    used.edit("jit/target.py", "# another version\n")
     assert used.run()["compiled"] > 0
     assert not old.exists()
     assert recent.exists()

@@ -2,10 +2,11 @@
 
 Numba's own cache asks whether the file that holds a function has changed, and nothing else: an
 edited helper, intrinsic or option in another file leaves the old machine code in use. Here the
-folder is named after the content of *every* module of the package, and each entry after all that
-decides its machine code: function, options, argument types, processor, Numba's settings. A process
-whose modules are edited while it runs neither reads nor writes: what it imported is in no file any
-more.
+folder is named after the content of *every* module that compiled code can come from, those of
+``jit`` and ``kernels``, which import nothing else of the package; each entry is named after all
+that decides its machine code: function, options, argument types, processor, Numba's settings. A
+process whose modules are edited while it runs neither reads nor writes: what it imported is in no
+file any more.
 
 An entry carries its own digest, so a truncated or damaged file is compiled again like a missing
 one, and entries are moved into place whole, so processes that start together can share a folder.
@@ -43,6 +44,8 @@ from numba.misc.appdirs import user_cache_dir
 KEPT_DAYS = 30
 
 _PACKAGE = Path(__file__).parent.parent
+# An import contract in pyproject.toml keeps every other module out of compiled code.
+_COMPILED = ("jit", "kernels")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 # Numba's settings that change machine code; the processor's are part of the target's own key.
@@ -63,7 +66,7 @@ _SETTINGS = (
 
 
 def _sources(folder: str) -> dict[str, tuple[int, ...]]:
-    """Every module of the package, with what the file system changes when somebody edits it."""
+    """Every module of a folder, with what the file system changes when somebody edits it."""
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -78,9 +81,11 @@ def _sources(folder: str) -> dict[str, tuple[int, ...]]:
 
 
 def _sources_or_none() -> dict[str, tuple[int, ...]] | None:
-    """`_sources`; None for a package in a zip file, or one whose files cannot be read."""
+    """`_sources` of all compiled code; None if in a zip file, or where it cannot be read."""
+    found = {}
     try:
-        found = _sources(str(_PACKAGE))
+        for folder in _COMPILED:
+            found.update(_sources(str(_PACKAGE / folder)))
     except OSError:
         return None
     return found if str(_PACKAGE / "jit" / "cache.py") in found else None
