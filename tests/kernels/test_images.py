@@ -8,41 +8,21 @@ import numpy as np
 import pytest
 
 from nbnorm.kernels.images import (
-    copy_run,
-    fill_zeros,
     read_band,
     turn_images,
     turn_images_parallel,
     write_pixels,
 )
-from nbnorm.kernels.microkernel import register_lanes
 from tests.kernels.views import DTYPES, integers_in
 
 each_type = pytest.mark.parametrize("dtype", DTYPES)
 each_order = pytest.mark.parametrize("last", [True, False], ids=["last", "first"])
 
 
-def lengths(dtype):
-    lanes = register_lanes(np.dtype(dtype).itemsize)
-    return (0, 1, lanes, 4 * lanes, 8 * lanes + 1)
-
-
 def flat(by_pixel, last):
     """Images (n, h, w, c) in memory order."""
     order = (0, 1, 2, 3) if last else (0, 3, 1, 2)
     return np.ascontiguousarray(by_pixel.transpose(order)).reshape(-1)
-
-
-@each_type
-def test_runs(dtype):
-    for count in lengths(dtype):
-        source = integers_in((count + 1,), dtype)
-        to = np.full(count + 4, np.nan, dtype)
-        copy_run(to, 2, source, 1, count)
-        np.testing.assert_array_equal(to[2:-2], source[1:])
-        fill_zeros(to, 2, count)
-        np.testing.assert_array_equal(to[2:-2], 0)
-        assert np.isnan(to[[0, 1, -2, -1]]).all()
 
 
 @each_type

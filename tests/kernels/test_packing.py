@@ -29,7 +29,7 @@ def room(size, dtype):
 
 
 @each_type
-@pytest.mark.parametrize("more", [0, 1, 70])
+@pytest.mark.parametrize("more", [0, 1, 70, 130])
 def test_a_row_and_zeros(more, dtype):
     for count in (0, *lengths(dtype)):
         source = np.concatenate([[np.nan], integers_in((count,), dtype)]).astype(dtype)

@@ -7,11 +7,10 @@ import math
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from nbnorm.functional import conv_direct, conv_grouped, conv_winograd
 from nbnorm.functional.execution import Summed
 from nbnorm.functional.images import Array, Images, new_images
+from nbnorm.functional.plan import PARALLEL_FROM
 from nbnorm.functional.windows import Geometry
 from nbnorm.jit import target
 from nbnorm.jit.threads import run
@@ -24,7 +23,7 @@ BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winogr
 WIDEST_GROUP = 8
 
 # Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay.
-FEWEST_TILES = 64
+REPAYING_TILES = 64
 
 # Multiplications of a direct convolution that its tiles must save: (8, 5, 5) has too much overhang.
 SAVING = 1.5
@@ -51,7 +50,7 @@ def _gains_by_winograd(g: Geometry, itemsize: int) -> bool:
     return (
         has_winograd(g)
         and min(g.c, g.k) >= target.register_bytes() // itemsize
-        and tiles >= FEWEST_TILES
+        and tiles >= REPAYING_TILES
         and SAVING * 36 * tiles <= 9 * places
     )
 
@@ -77,7 +76,7 @@ def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry, algorithm
     shape = (dx.n, dx.h, dx.w, dx.c)
     by_pixel = new_images(shape, -1, True, dx.flat.dtype)
     chosen(g, algorithm, dx.flat.itemsize).input_gradient(by_pixel, dz, weight, g)
-    parallel = dx.flat.size >= 1 << 17
+    parallel = dx.flat.size >= PARALLEL_FROM
     run(turn_images, turn_images_parallel, dx.n, parallel, dx.flat, by_pixel.flat, by_pixel.view)
 
 
@@ -87,11 +86,3 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry, algorith
         dweight[...] = 0.0
         return
     chosen(g, algorithm, dweight.itemsize).weight_gradient(dweight, dz, x, g)
-
-
-def channel_sums(dz: Images) -> Array:
-    """The sum of each channel of dz, in float64.
-
-    In float32, a sum down a column loses a digit every ten-thousand rows or so.
-    """
-    return dz.array(-1).sum(axis=(0, 1, 2), dtype=np.float64)

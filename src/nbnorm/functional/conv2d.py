@@ -10,7 +10,7 @@ import numpy as np
 from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional import algorithms
-from nbnorm.functional.gradients import check_places
+from nbnorm.functional.gradients import channel_sums, check_places
 from nbnorm.functional.images import images_for, images_of, returned
 from nbnorm.functional.product import shift_by
 from nbnorm.functional.scratch import empty
@@ -235,7 +235,6 @@ def geometry(
         stride=step,
         dilation=spread,
         before=tuple(before),
-        padded=padded,
     )
     if algorithm == "winograd" and not algorithms.has_winograd(g):
         expected = (
@@ -296,5 +295,5 @@ def differentiated(
             dweight[...] = flat.reshape(weight.shape)
     if "dbias" in wanted:
         dbias = np.empty(len(weight), weight.dtype) if out.dbias is None else out.dbias
-        dbias[...] = algorithms.channel_sums(gradient)
+        dbias[...] = channel_sums(gradient.array(-1))
     return Conv2dGradients(dx, dweight, dbias)

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nbnorm.functional.execution import Summed
+from nbnorm.functional.execution import Summed, sums_about
 from nbnorm.functional.images import Images
 from nbnorm.functional.layout import run_of
-from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.plan import whole_vectors
 from nbnorm.functional.product import PARALLEL_FROM
 from nbnorm.functional.scratch import scratch
 from nbnorm.functional.windows import (
@@ -22,17 +22,19 @@ from nbnorm.functional.windows import (
     counts_of,
     input_places,
     lines_of,
-    panel_count,
     slots_of,
-    sums_of,
+    slots_of_sums,
     taps_of,
     turned_taps,
 )
-from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels import conv_direct as kernels
+from nbnorm.kernels.microkernel import panel_count
 
 Array: TypeAlias = NDArray[Any]
+
+# Bytes of the gradients of the weights, one of each share of the bands.
+SUMS_BYTES = 8 << 20
 
 
 def convolve(
@@ -60,10 +62,9 @@ def convolve(
     depth, columns = x.c // groups, z.c // groups
     work = x.n * math.prod(places.grid[:2]) * z.c * depth * taps.size
     parallel = work >= PARALLEL_FROM
-    lanes = lane_count(dtype.itemsize)
 
     panels = panel_count(columns, dtype.itemsize)
-    room = taps.size * depth * -(-columns // lanes) * lanes
+    room = taps.size * depth * whole_vectors(columns, dtype.itemsize)
     packed = scratch.take("packed", (groups, room), dtype)
     run(
         kernels.pack_weights, kernels.pack_weights_parallel, panels * groups, parallel, packed,
@@ -83,8 +84,7 @@ def convolve(
     lines = lines_of(places.grid, x.n, x.c, pitch, high * pitch * x.c, band.images, band.rows)
     summed = None
     if sums:
-        counts = counts_of(places, band, z, shares[0])
-        summed = sums_of(shares[0], z.c, counts, dtype)
+        summed = sums_about(counts_of(places, band, z, shares[0]), z.c, dtype)
     run(
         kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, packed, bands,
         turned, products, lines, scratch.take("tables", (slots, taps.size), np.int64), constants,
@@ -124,25 +124,20 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     parallel = work >= PARALLEL_FROM
     band = places.band(x, dtype.itemsize, dz.c)
     shares = slots_of(places, band, x.n, g.k)
-    # Each share has a whole gradient of its own: large ones are shared out by channels instead.
-    most = max(1, (8 << 20) // (dweight.size * dtype.itemsize))
-    if most < shares[0]:
-        shares = (most, max(1, min(BALANCED_TILES // most, g.k // 64)))
+    shares = slots_of_sums(shares, dweight.nbytes, SUMS_BYTES, g.k)
     slots = shares[0] * shares[1]
-    bands, turned, products = buffers(x, band, slots, 1, 1, dtype)
-    lanes = lane_count(dtype.itemsize)
+    bands, turned, _ = buffers(x, band, slots, 1, 1, dtype)
     count = band.images * band.rows * places.grid[1]
     products = scratch.take("weights", (shares[0] * dweight.size,), dtype)
     run(
         kernels.weight_gradient, kernels.weight_gradient_parallel, slots, parallel, products,
         dz.flat, x.flat, bands, turned,
-        scratch.take("panels", (slots, count * -(-g.k // lanes) * lanes), dtype),
+        scratch.take("panels", (slots, count * whole_vectors(g.k, dtype.itemsize)), dtype),
         counted((g.c,), 1)[0], scratch.take("tables", (slots, band.images * band.rows), np.int64),
-        tap_rows, tap_columns, x.view, dz.view,
-        places.grid, tuple(band), g.groups, shares,
+        tap_rows, tap_columns, x.view, dz.view, places.grid, tuple(band), g.groups, shares,
     )  # fmt: skip
     run(
         kernels.collect_weights, kernels.collect_weights_parallel,
-        -(-g.groups * g.k // kernels.COLLECTED), parallel,
-        dweight, products, (shares[0], g.groups, tap_rows.size, g.c, g.k),
+        -(-g.groups * g.k // kernels.COLLECTED), parallel, dweight, products,
+        (shares[0], g.groups, tap_rows.size, g.c, g.k),
     )  # fmt: skip

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nbnorm.functional.execution import Summed
+from nbnorm.functional.execution import Summed, sums_about
 from nbnorm.functional.images import Images
 from nbnorm.functional.layout import run_of
+from nbnorm.functional.plan import whole_vectors
 from nbnorm.functional.product import PARALLEL_FROM
 from nbnorm.functional.scratch import scratch
 from nbnorm.functional.windows import (
@@ -21,10 +22,8 @@ from nbnorm.functional.windows import (
     buffers,
     counts_of,
     input_places,
-    sums_of,
     taps_of,
 )
-from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels import conv_grouped as kernels
 
@@ -75,7 +74,7 @@ def convolve(
     bands, turned, products = buffers(x, band, shares, 1 if in_place else count, z.c, dtype)
     summed = None
     if sums:
-        summed = sums_of(shares, z.c, counts_of(places, band, z, shares), dtype)
+        summed = sums_about(counts_of(places, band, z, shares), z.c, dtype)
     work = x.n * math.prod(places.grid[:2]) * packed.size
     run(
         kernels.convolve, kernels.convolve_parallel, shares, work >= PARALLEL_FROM // 8, z.flat,
@@ -115,7 +114,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     count = band.images * band.rows * places.grid[1]
     bands, turned, gradients = buffers(x, band, shares, 1 if dz.last else count, dz.c, dtype)
     taps = places.tap_rows.size
-    stride = -(-dz.c // lane_count(dtype.itemsize)) * lane_count(dtype.itemsize)
+    stride = whole_vectors(dz.c, dtype.itemsize)
     sums = scratch.take("weight sums", (shares, taps * g.c, stride), np.float64)
     work = x.n * math.prod(places.grid[:2]) * taps * g.c * dz.c
     run(

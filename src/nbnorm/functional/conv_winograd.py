@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nbnorm.functional.execution import Summed
+from nbnorm.functional.execution import Summed, sums_about
 from nbnorm.functional.images import Images
 from nbnorm.functional.layout import run_of
-from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.plan import whole_vectors
 from nbnorm.functional.product import PARALLEL_FROM
 from nbnorm.functional.scratch import scratch
 from nbnorm.functional.windows import (
@@ -22,9 +22,8 @@ from nbnorm.functional.windows import (
     buffers,
     counted,
     counts_of,
-    panel_count,
     slots_of,
-    sums_of,
+    slots_of_sums,
     turned_taps,
 )
 from nbnorm.jit.simd import lane_count
@@ -32,6 +31,7 @@ from nbnorm.jit.threads import run
 from nbnorm.kernels import conv_winograd as kernels
 from nbnorm.kernels.conv_direct import COLLECTED, WHOLE, collect_weights, collect_weights_parallel
 from nbnorm.kernels.conv_winograd import LINE, POINTS
+from nbnorm.kernels.microkernel import panel_count
 from nbnorm.kernels.transforms import PATCH, TILE
 
 Array: TypeAlias = NDArray[Any]
@@ -40,13 +40,11 @@ Array: TypeAlias = NDArray[Any]
 POINT_BYTES = 448 << 10
 MOST_TILES = 64
 
+# Bytes of the points of the gradients of the weights, of each share of the bands.
+SUMS_BYTES = 16 << 20
+
 # Fewer than these would read all weights anew too often, whatever the second cache holds.
 FEWEST_TILES = 64
-
-
-def has_winograd(g: Geometry) -> bool:
-    """Whether a convolution can be worked out by Winograd's algorithm."""
-    return g.window == (3, 3) and g.stride == (1, 1) and g.dilation == (1, 1) and g.groups == 1
 
 
 def _tiles(positions: Sizes, before: Sizes) -> Places:
@@ -105,18 +103,16 @@ def convolve(
     )  # fmt: skip
     summed = None
     if sums:
-        counts = counts_of(places, band, z, shares[0], TILE)
-        summed = sums_of(shares[0], z.c, counts, dtype)
+        summed = sums_about(counts_of(places, band, z, shares[0], TILE), z.c, dtype)
     rest = (x.n % band.images or band.images) * (places.grid[0] % band.rows or band.rows)
     lines = counted((tiles, rest * places.grid[1]), x.c + LINE)
     run(
         kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, points,
         bands, turned, _input_points(slots, tiles, x.c, dtype),
         scratch.take("outputs", (slots, POINTS * (tiles * min(widest, z.c) + LINE)), dtype),
-        products,
-        lines, scratch.take("tables", (slots, 1), np.int64), constants, residual, activation,
-        None if summed is None else summed.sums, None if summed is None else summed.pivots, x.view,
-        z.view, places.grid, tuple(band), shares,
+        products, lines, scratch.take("tables", (slots, 1), np.int64), constants, residual,
+        activation, None if summed is None else summed.sums,
+        None if summed is None else summed.pivots, x.view, z.view, places.grid, tuple(band), shares,
     )  # fmt: skip
     return summed
 
@@ -127,9 +123,8 @@ def transformed_weights(
     """The points of the weights, in scratch."""
     dtype = weight.dtype
     depth, columns = sizes
-    lanes = lane_count(dtype.itemsize)
     panels = panel_count(columns, dtype.itemsize)
-    room = POINTS * (depth * -(-columns // lanes) * lanes + LINE)
+    room = POINTS * (depth * whole_vectors(columns, dtype.itemsize) + LINE)
     points = scratch.take("points", (room,), dtype)
     run(
         kernels.transform_weights, kernels.transform_weights_parallel, panels, parallel, points,
@@ -165,9 +160,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     band = _tile_band(places, x, dtype.itemsize, dz.c)
     shares = slots_of(places, band, x.n, dz.c)
     size = POINTS * (g.c * g.k + LINE)
-    most = max(1, (16 << 20) // (size * dtype.itemsize))
-    if most < shares[0]:
-        shares = (most, max(1, min(BALANCED_TILES // most, g.k // 64)))
+    shares = slots_of_sums(shares, size * dtype.itemsize, SUMS_BYTES, g.k)
     slots = shares[0] * shares[1]
     tiles = band.images * band.rows * places.grid[1]
     bands, _, _ = buffers(x, band, slots, 1, 1, dtype)
@@ -186,12 +179,12 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
         counted((x.c,), 1)[0], scratch.take("tables", (slots, 1), np.int64), x.view,
         dz.view, places.grid, tuple(band), shares,
     )  # fmt: skip
-    spread = scratch.take("spread", (9 * g.c * g.k,), dtype)
+    spread = scratch.take("spread", (kernels.TAPS * g.c * g.k,), dtype)
     run(
         kernels.return_weights, kernels.return_weights_parallel, g.c, parallel, spread, products,
         shares[0], (g.c, g.k),
     )  # fmt: skip
     run(
         collect_weights, collect_weights_parallel, -(-g.k // COLLECTED), parallel, dweight, spread,
-        (1, 1, 9, g.c, g.k),
+        (1, 1, kernels.TAPS, g.c, g.k),
     )  # fmt: skip

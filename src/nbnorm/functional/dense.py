@@ -10,7 +10,7 @@ import numpy as np
 
 from nbnorm import checks
 from nbnorm.checks import Array
-from nbnorm.functional.gradients import destinations
+from nbnorm.functional.gradients import channel_sums, destinations
 from nbnorm.functional.product import Matrix, matrix, multiply, shift_by
 from nbnorm.functional.scratch import empty
 
@@ -133,7 +133,7 @@ def dense_backward(
 
     differentiate_product(dx, dweight, dy, x, weight)
     if dbias is not None:
-        dbias[...] = column_sums(dy)
+        dbias[...] = channel_sums(dy)
     return DenseGradients(dx, dweight, dbias)
 
 
@@ -184,11 +184,3 @@ def differentiate_product(
         _, written = rows_of_output(dweight, dweight.shape, dweight.dtype)
         multiply(written, rows.transposed, as_rows(x))
         delivered(dweight, written)
-
-
-def column_sums(dy: Array) -> Array:
-    """The sum of each column over all rows, in float64.
-
-    In float32, a sum down a column loses a digit every ten-thousand rows or so.
-    """
-    return dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1]).sum(axis=0, dtype=np.float64)

@@ -19,7 +19,6 @@ from nbnorm.functional.batch_norm import (
 from nbnorm.functional.dense import (
     as_rows,
     check_operands,
-    column_sums,
     delivered,
     differentiate_product,
     rows_of_output,
@@ -31,6 +30,7 @@ from nbnorm.functional.execution import (
     normalize_summed,
 )
 from nbnorm.functional.fusion import Normalized, check_batch, check_gradients, check_options
+from nbnorm.functional.gradients import channel_sums
 from nbnorm.functional.layout import layout_of, run_of
 from nbnorm.functional.parameters import check_statistics
 from nbnorm.functional.product import given_constants, matrix, multiply, shift_by, sums_for
@@ -401,7 +401,7 @@ def _backward(
     differentiate_product(dx, dweight, dz, x, weight)
     dbias = None
     if bias is not None and "dbias" in owed:
-        dbias = cast(column_sums(dz), bias, out.dbias)
+        dbias = cast(channel_sums(dz), bias, out.dbias)
     return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbnorm.functional.layout import Layout, flat, in_place, like
-from nbnorm.functional.plan import Plan, elementwise_plan, training_plan
+from nbnorm.functional.plan import Plan, elementwise_plan, training_plan, whole_vectors
 from nbnorm.functional.scratch import ALIGNMENT, address, scratch
 from nbnorm.jit.threads import run
 from nbnorm.kernels import batch_norm as fused
@@ -192,6 +192,16 @@ class Summed(NamedTuple):
     sums: Array
     pivots: Array
     counts: Array
+
+
+def sums_about(counts: Array, channels: int, dtype: np.dtype[Any]) -> Summed:
+    """Scratch for the sums of blocks of so many values of each channel."""
+    stride = whole_vectors(channels, dtype.itemsize)
+    return Summed(
+        scratch.take("block sums", (len(counts), 2, stride), np.float64),
+        scratch.take("block pivots", (len(counts), 3, stride), dtype),
+        counts,
+    )
 
 
 def normalize_summed(

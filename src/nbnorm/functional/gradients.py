@@ -1,4 +1,4 @@
-"""Where a backward writes: the arrays of its `out`, or new ones."""
+"""What backwards have in common: the arrays they write to, and the gradient of a bias."""
 
 from __future__ import annotations
 
@@ -65,3 +65,11 @@ def check_places(
             allowed = over.get(name, ())
             checks.writable(function, f"out.{name}", place, shape, dtype, taken, over=allowed)
             taken[f"out.{name}"] = place
+
+
+def channel_sums(dz: Array) -> Array:
+    """The sum of each channel, the last axis, in float64.
+
+    In float32, a sum down a column loses a digit every ten-thousand rows or so.
+    """
+    return dz.sum(axis=tuple(range(dz.ndim - 1)), dtype=np.float64)

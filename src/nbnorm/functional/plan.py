@@ -111,6 +111,12 @@ def elementwise_plan(shape: tuple[int, int, int], itemsize: int) -> Plan:
     return sliced(shape, itemsize, 2)
 
 
+def whole_vectors(columns: int, itemsize: int) -> int:
+    """Columns rounded up to whole vectors."""
+    lanes = lane_count(itemsize)
+    return -(-columns // lanes) * lanes
+
+
 def _is_columns(s: int, itemsize: int) -> bool:
     return s < lane_count(itemsize) // SHORTEST_PLANE
 
@@ -129,14 +135,13 @@ def _lines_in_a_set(rows: int, row_bytes: int) -> int:
 def _fused(shape: tuple[int, int, int], itemsize: int, arrays: int, width: int) -> Plan:
     _, c, s = shape
     columns = _is_columns(s, itemsize)
-    lanes = lane_count(itemsize)
     return Plan(
         columns=columns,
         fused=True,
         tiles=-(-c // width),
         width=width,
         spans=(1, 1, 0),
-        stride=-(-c // lanes) * lanes if columns else c,
+        stride=whole_vectors(c, itemsize) if columns else c,
         row_length=c,
         pieces=0,
         parallel=math.prod(shape) >= PARALLEL_FROM,
@@ -163,7 +168,6 @@ def _sliced_planes(shape: tuple[int, int, int], itemsize: int, arrays: int) -> P
 
 def _sliced_columns(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Plan:
     n, c, s = shape
-    lanes = lane_count(itemsize)
     copies = _copies(n, c * s, itemsize)
     row_length = copies * c * s
     rows = n // copies
@@ -177,7 +181,7 @@ def _sliced_columns(shape: tuple[int, int, int], itemsize: int, arrays: int) -> 
         tiles=tiles,
         width=height,
         spans=(s, copies, c * s),
-        stride=-(-row_length // lanes) * lanes,
+        stride=whole_vectors(row_length, itemsize),
         row_length=row_length,
         pieces=tiles,
         parallel=math.prod(shape) >= PARALLEL_FROM,

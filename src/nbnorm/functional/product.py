@@ -8,23 +8,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nbnorm.functional.execution import Summed, channel_parameters
+from nbnorm.functional.execution import Summed, channel_parameters, sums_about
 from nbnorm.functional.layout import run_of
-from nbnorm.functional.plan import BALANCED_TILES
+from nbnorm.functional.plan import BALANCED_TILES, whole_vectors
 from nbnorm.functional.scratch import scratch
 from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels import product
 from nbnorm.kernels.layout import HEAD, SCALE, SHIFT
-from nbnorm.kernels.microkernel import TILE_ROWS
+from nbnorm.kernels.microkernel import DEPTH, TILE_ROWS
 from nbnorm.kernels.normalize import fold_given
 
 Array: TypeAlias = NDArray[Any]
-
-# Depth that is packed and multiplied at once: 128 columns of it are an eighth of the second cache.
-# A float32 sum is a chain no longer than that, so its error is that of OpenBLAS: 2.4e-6 of the
-# product's rms at most for (1024, 1024, 1024), and 3.8e-6 with twice the depth.
-DEPTH = 256
 
 # Columns in a block: two of the widest panels, one where the blocks would be few.
 PANELS = 2
@@ -148,7 +143,7 @@ def multiply(
     into = c
     if plan.slices > 1:
         into = scratch.take("slices", (plan.slices * c.size,), c.dtype)
-    room = row_stride(plan.width, c.itemsize) * min(DEPTH, depth)
+    room = whole_vectors(plan.width, c.itemsize) * min(DEPTH, depth)
     run(
         product.multiply, product.multiply_parallel, plan.slots, plan.parallel, into, a.flat,
         b.flat, scratch.take("panels", (plan.slots, room), c.dtype),
@@ -176,13 +171,7 @@ def sums_for(sizes: tuple[int, int, int], dtype: Any) -> Summed:
     itemsize = np.dtype(dtype).itemsize
     n, columns, _ = sizes
     plan = product_plan(sizes, itemsize, False)
-    stride = row_stride(columns, itemsize)
-    blocks = -(-n // plan.height)
-    return Summed(
-        scratch.take("block sums", (blocks, 2, stride), np.float64),
-        scratch.take("block pivots", (blocks, 3, stride), dtype),
-        _heights(n, plan.height),
-    )
+    return sums_about(_heights(n, plan.height), columns, np.dtype(dtype))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -191,12 +180,6 @@ def _heights(rows: int, height: int) -> Array:
     heights = np.full(-(-rows // height), height)
     heights[-1] = rows - (len(heights) - 1) * height
     return heights
-
-
-def row_stride(columns: int, itemsize: int) -> int:
-    """Columns rounded up to whole vectors."""
-    lanes = lane_count(itemsize)
-    return -(-columns // lanes) * lanes
 
 
 def given_constants(
@@ -215,7 +198,7 @@ def given_constants(
     if bias is not None:
         statistics[0] -= bias
     statistics[1] = var
-    folded = scratch.take("given", (3, row_stride(k, dtype.itemsize)), dtype)
+    folded = scratch.take("given", (3, whole_vectors(k, dtype.itemsize)), dtype)
     parameters = channel_parameters(gamma, beta, k)
     fold_given(folded, folded, statistics, parameters, eps, (1, 1, 0))
     return folded
@@ -225,7 +208,7 @@ def shift_by(bias: Array | None, columns: int, dtype: Any) -> Array | None:
     """Constants that add a bias: ``(c - -bias) 1 + 0``, in which nothing is rounded but the sum."""
     if bias is None:
         return None
-    constants = scratch.take("bias", (3, row_stride(columns, dtype.itemsize)), dtype)
+    constants = scratch.take("bias", (3, whole_vectors(columns, dtype.itemsize)), dtype)
     constants[HEAD, :columns] = -bias
     constants[SCALE] = 1.0
     constants[SHIFT] = 0.0

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nbnorm.functional.execution import Summed
 from nbnorm.functional.images import Images
 from nbnorm.functional.plan import BALANCED_TILES
 from nbnorm.functional.scratch import scratch
 from nbnorm.jit.simd import lane_count
-from nbnorm.kernels.microkernel import TILE_ROWS, register_lanes, widest_panel
+from nbnorm.kernels.conv_direct import WHOLE
+from nbnorm.kernels.microkernel import TILE_ROWS, register_lanes
 
 Array: TypeAlias = NDArray[Any]
 Sizes: TypeAlias = tuple[int, ...]
@@ -46,7 +46,6 @@ class Geometry(NamedTuple):
     stride: Sizes
     dilation: Sizes
     before: Sizes  # zeros above and to the left
-    padded: Sizes  # h, w with the zeros of both sides
 
 
 class Band(NamedTuple):
@@ -177,8 +176,21 @@ def slots_of(places: Places, band: Band, n: int, columns: int) -> tuple[int, int
     bands = -(-n // band.images) * -(-places.grid[0] // band.rows)
     by_band = min(bands, SHARES)
     if bands < BALANCED_TILES:
-        return by_band, max(1, min(-(-BALANCED_TILES // bands), columns // 64))
+        return by_band, max(1, min(-(-BALANCED_TILES // bands), columns // WHOLE))
     return by_band, 1
+
+
+def slots_of_sums(
+    shares: tuple[int, int], nbytes: int, limit: int, columns: int
+) -> tuple[int, int]:
+    """The shares where each one of the bands has `nbytes` of sums: no more than fit the limit.
+
+    Large sums are shared out by output channels instead.
+    """
+    most = max(1, limit // nbytes)
+    if most >= shares[0]:
+        return shares
+    return most, max(1, min(BALANCED_TILES // most, columns // WHOLE))
 
 
 def buffers(
@@ -200,32 +212,6 @@ def turned_taps(tiles: int, window: int, dtype: Any) -> Array:
     lanes = register_lanes(dtype.itemsize)
     rows = -(-window // lanes) * lanes
     return scratch.take("turned taps", (tiles, rows * lane_count(dtype.itemsize)), dtype)
-
-
-def panel_count(columns: int, itemsize: int) -> int:
-    """Panels of so many columns: see kernels/microkernel.py."""
-    lanes = register_lanes(itemsize)
-    widest = widest_panel()
-    panels, left = divmod(columns, widest * lanes)
-    while left > 0:
-        if left > 3 * lanes or (left > 2 * lanes and widest == 2):
-            width = widest
-        else:
-            width = 2 if left > lanes else 1
-        left -= width * lanes
-        panels += 1
-    return panels
-
-
-def sums_of(shares: int, k: int, counts: Array, dtype: Any) -> Summed:
-    """Scratch for the sums of k channels in each share of the bands."""
-    lanes = lane_count(dtype.itemsize)
-    stride = -(-k // lanes) * lanes
-    return Summed(
-        scratch.take("block sums", (shares, 2, stride), np.float64),
-        scratch.take("block pivots", (shares, 3, stride), dtype),
-        counts,
-    )
 
 
 def counts_of(places: Places, band: Band, z: Images, shares: int, rows: int = 1) -> Array:

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.kernels.images import band_count, find_band, place_of, write_pixels
-from nbnorm.kernels.microkernel import multiply_block, padded_width, panel_width
-from nbnorm.kernels.moments import place_pivot
+from nbnorm.kernels.microkernel import DEPTH, multiply_block, padded_width, panel_width
+from nbnorm.kernels.moments import begin_sums, place_pivot
 from nbnorm.kernels.normalize import normalize_block, normalize_segment
 from nbnorm.kernels.packing import copy_row, transpose
 from nbnorm.kernels.sums import sum_block, sum_plane
-
-# Depth of a step: a float32 sum is a chain no longer than that. See functional/product.py.
-DEPTH = 256
 
 # Output channels in a step; its weights, DEPTH of each, are then half of the second cache.
 COLUMNS = 512
@@ -217,12 +214,7 @@ def finish(
             normalize_block(z, z, residual, constants, taken, (first, last), k, activation, False)
         if sums is not None:
             if begins:
-                block = z[taken[0] * k :]
-                shape = (taken[1] - taken[0], k, 1)
-                for j in range(first, last):
-                    place_pivot(pivots[share], block, j, shape)
-                    sums[share, 0, j] = 0.0
-                    sums[share, 1, j] = 0.0
+                begin_sums(sums[share], pivots[share], z, taken, (first, last), k)
             sum_block(sums[share], None, z, None, pivots[share], taken, (first, last), k, None)
     else:
         length = rows * w

@@ -20,34 +20,7 @@ pixel (i down + top, left) of the input.
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.jit.simd import lanes, load_part, splat, store, store_part
-from nbnorm.kernels.packing import transpose
-
-
-@inlined
-def fill_zeros(to, at, count):
-    """Writes zeros."""
-    width = lanes(to)
-    zero = splat(to, 0.0)
-    i = 0
-    while i + width <= count:
-        store(to, at + i, zero)
-        i += width
-    if i < count:
-        store_part(to, at + i, zero, count - i)
-
-
-@inlined
-def copy_run(to, to_at, source, at, count):
-    """Copies a run of numbers."""
-    width = lanes(to)
-    zero = splat(to, 0.0)
-    i = 0
-    while i + width <= count:
-        store(to, to_at + i, load_part(source, at + i, width, zero))
-        i += width
-    if i < count:
-        store_part(to, to_at + i, load_part(source, at + i, count - i, zero), count - i)
+from nbnorm.kernels.packing import copy_row, transpose
 
 
 @inlined
@@ -78,10 +51,10 @@ def read_band(to, turned, source, view, band, image, row):
         for i in range(row - top, row - top + height):
             there = 0 <= i < rows
             if not there or inside < width:
-                fill_zeros(to, at, width * c)
+                copy_row(to, at, source, 0, 0, width * c)
             if there:
                 line = start + one * image_step + (i * w + first) * c
-                copy_run(to, at + before, pixels, line, inside * c)
+                copy_row(to, at + before, pixels, line, inside * c, inside * c)
             at += width * c
 
 
@@ -139,7 +112,7 @@ def write_pixels(to, source, row_length, view, grid, origin, image, row, images,
             start = (one * h + row_at + i * row_step) * w + column_at
             for j in range(columns):
                 begin = (start + j * column_step) * c + first
-                copy_run(to, begin, source, at, last - first)
+                copy_row(to, begin, source, at, last - first, last - first)
                 at += row_length
 
 

@@ -144,6 +144,17 @@ def settle_slices(
 
 
 @inlined
+def begin_sums(sums, pivots, x, rows, columns, row_length):
+    """A pivot for each of the columns (first, last), from the rows (first, last); sums of 0."""
+    block = x[rows[0] * row_length :]
+    shape = (rows[1] - rows[0], row_length, 1)
+    for j in range(columns[0], columns[1]):
+        place_pivot(pivots, block, j, shape)
+        sums[0, j] = 0.0
+        sums[1, j] = 0.0
+
+
+@inlined
 def _merge(sums, folded, pivots, counts, c):
     """Adds the sums of all blocks, each about a pivot of its own, to those of the first.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import fma, lanes, load_part, splat, store_part, total
 from nbnorm.kernels.microkernel import TILE_ROWS, multiply_block
-from nbnorm.kernels.moments import place_pivot
+from nbnorm.kernels.moments import begin_sums
 from nbnorm.kernels.normalize import normalize_block
 from nbnorm.kernels.packing import pack_panels, pack_rows
 from nbnorm.kernels.sums import sum_block
@@ -103,19 +103,8 @@ def multiply(
             if constants is not None:
                 normalize_block(c, c, residual, constants, rows, taken, columns, activation, False)
             if sums is not None:
-                _sum_block(sums[block], pivots[block], c, rows, taken, columns)
-
-
-@inlined
-def _sum_block(sums, pivots, c, rows, columns, row_length):
-    """The sums of a block of c, from a pivot of its own for each column."""
-    block = c[rows[0] * row_length :]
-    shape = (rows[1] - rows[0], row_length, 1)
-    for j in range(columns[0], columns[1]):
-        place_pivot(pivots, block, j, shape)
-        sums[0, j] = 0.0
-        sums[1, j] = 0.0
-    sum_block(sums, None, c, None, pivots, rows, columns, row_length, None)
+                begin_sums(sums[block], pivots[block], c, rows, taken, columns)
+                sum_block(sums[block], None, c, None, pivots[block], rows, taken, columns, None)
 
 
 @driver
