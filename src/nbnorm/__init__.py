@@ -12,6 +12,8 @@ dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 from __future__ import annotations
 
 import importlib
+import os
+import threading
 from typing import Any
 
 # Where each public name is defined. Modules are imported when a name of theirs is first asked for:
@@ -52,16 +54,28 @@ _SUBMODULES = ("cli", "functional", "kernels", "layers", "reference")
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  a list
 
+# A fork waits for it: a child would wait for ever for a module that another thread, which it has
+# no more, was importing.
+_importing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        module, attribute = _HOMES[name], name
     elif name in _SUBMODULES:
-        value = importlib.import_module(f"{__name__}.{name}")
+        module, attribute = f"{__name__}.{name}", None
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    with _importing:
+        value = importlib.import_module(module)
+        globals()[name] = value if attribute is None else getattr(value, attribute)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
