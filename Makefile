@@ -6,12 +6,13 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint compare bench clean
+.PHONY: help demo test soak lint compare bench clean
 
 help:
 	@echo "make demo     train a network on handwritten digits, with and without batch norm"
 	@echo "make test     linters, types, import rules and tests"
 	@echo "make lint     the first three alone"
+	@echo "make soak     the long tests: threads, forks, damaged caches, random calls"
 	@echo "make compare  speed against other libraries (installs them)"
 	@echo "make bench    a quick run of the asv suite (installs the other libraries too)"
 	@echo "make clean    remove .venv and caches"
@@ -20,7 +21,10 @@ demo: .venv/installed-demo
 	$(BIN)/python examples/train_digits.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not peer"
+	$(BIN)/python -m pytest -m "not peer and not soak"
+
+soak: .venv/installed-test .venv/installed-demo
+	$(BIN)/python -m pytest -m soak
 
 lint: .venv/installed-test
 	$(BIN)/ruff check

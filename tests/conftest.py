@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -35,3 +37,28 @@ def import_peer(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
     return import_peer("torch")
+
+
+# --- closing figures ------------------------------------------------------------------------
+
+_tallied: Counter[str] = Counter()
+
+
+@pytest.fixture
+def tally() -> Callable[[str, int], None]:
+    """``tally("calls made", n)`` adds to a figure that the run prints when it closes."""
+
+    def add(what: str, count: int = 1) -> None:
+        _tallied[what] += count
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _tallied:
+        return
+    failures = sum(len(terminalreporter.getreports(kind)) for kind in ("failed", "error"))
+    terminalreporter.section("closing figures")
+    for what, count in sorted(_tallied.items()):
+        terminalreporter.write_line(f"{what}: {count:,}")
+    terminalreporter.write_line(f"failures: {failures}")
