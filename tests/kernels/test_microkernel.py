@@ -193,15 +193,15 @@ def test_the_multiply_s_twin_raises_beyond_an_array(dtype):
 
 @each_type
 def test_the_transpose_s_twin_raises_beyond_an_array(dtype):
-    square = np.ones(6, dtype)
-    arguments = {
-        "to": np.ones(8, dtype), "to_at": 0, "to_step": 4, "source": square, "at": 0, "step": 2,
-        "rows": 3, "columns": 2, "stored": 4,
+    arguments = {  # two by two: what the narrowest registers hold
+        "to": np.ones(4, dtype), "to_at": 0, "to_step": 2, "source": np.ones(4, dtype), "at": 0,
+        "step": 2, "rows": 2, "columns": 2, "stored": 2,
     }  # fmt: skip
     microkernel._transpose(**arguments)
     for change in (
-        {"to_at": 1}, {"to_at": -1}, {"to_step": 5}, {"at": 1}, {"at": -1}, {"step": 3},
-        {"rows": 4}, {"columns": 3}, {"stored": 5},
+        {"to_at": 1}, {"to_at": -1}, {"to_step": 3}, {"at": 1}, {"at": -1}, {"step": 3},
+        {"source": np.ones(2, dtype)}, {"source": np.ones(3, dtype)}, {"to": np.ones(2, dtype)},
+        {"to": np.ones(3, dtype)},
     ):  # fmt: skip
         with pytest.raises(IndexError):
             microkernel._transpose(**arguments | change)
