@@ -175,6 +175,32 @@ def normalize_batch(
             eps, ddof, activation, stream, plan.width, shape,
         )  # fmt: skip
         return
+    _settle(plan, statistics, constants, folded, x, parameters, shape, eps, ddof)
+    _normalize(plan, shape, y, x, residual, constants, activation, stream)
+
+
+def take_statistics(statistics: Array, x: Array, shape: Shape) -> None:
+    """The statistics of the batch alone, over m values, for what is yet to be decided."""
+    if x.size == 0:  # no channels
+        return
+    plan = elementwise_plan(shape, x.itemsize)
+    constants, folded = _constants(plan, 3, shape[1], x.dtype)
+    parameters = channel_parameters(None, None, shape[1])
+    _settle(plan, statistics, constants, folded, x, parameters, shape, 0.0, 0)
+
+
+def _settle(
+    plan: Plan,
+    statistics: Array,
+    constants: Array,
+    folded: Array,
+    x: Array,
+    parameters: Array,
+    shape: Shape,
+    eps: float,
+    ddof: int,
+) -> None:
+    """Statistics of a sliced plan, and the constants that follow from them."""
     moments.place_pivots(constants, folded, x, plan.spans, shape)
     for attempt in range(2):
         slices = _sum_slices(plan, shape, None, x, None, constants, None)
@@ -183,7 +209,6 @@ def normalize_batch(
             shape,
         ):  # fmt: skip
             break
-    _normalize(plan, shape, y, x, residual, constants, activation, stream)
 
 
 class Summed(NamedTuple):
@@ -244,11 +269,19 @@ def differentiate(
     activation: Any,
     frozen: bool,
     *,
+    count: int,
     sums_needed: bool,
 ) -> None:
-    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`."""
+    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`.
+
+    `count` is the number of values that the statistics were taken of: more than a channel of x has
+    where those of earlier batches were merged in. Fused kernels count for themselves.
+    """
     n, c, s = shape
-    plan = training_plan(shape, x.itemsize, 3)
+    if count == n * s:
+        plan = training_plan(shape, x.itemsize, 3)
+    else:
+        plan = elementwise_plan(shape, x.itemsize)
     constants, folded = _constants(plan, 7, c, x.dtype)
     stream = _streams(dx, plan)
     if plan.fused:
@@ -264,7 +297,7 @@ def differentiate(
     else:
         slices = np.zeros((1, 2, plan.stride))
     gradients.fold_gradient_slices(
-        both, constants, folded, slices, statistics, parameters, plan.spans, n * s, ddof, frozen
+        both, constants, folded, slices, statistics, parameters, plan.spans, count, ddof, frozen
     )
     if dx is None and dresidual is None:
         return
