@@ -3,9 +3,10 @@
 Functions: `batch_norm_forward`, `batch_norm_inference`, `batch_norm_backward`; the same behind a
 dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 `conv2d_batch_norm_forward`, `_inference`, `_backward`; these alone: `dense_forward`,
-`dense_backward`, `conv2d_forward`, `conv2d_backward`; and `fold_batch_norm`. Layers over them:
-`BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `Sequential` and the optimizer
-`SGD`; `nbnorm.layers` has the rest. The compiled kernels under the functions are in
+`dense_backward`, `conv2d_forward`, `conv2d_backward`; `fold_batch_norm`; and, for statistics over
+several batches, `cross_iteration_batch_norm_forward`. Layers over them: `BatchNorm`, `Dense`,
+`DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `CrossIterationBatchNorm`, `Sequential` and the
+optimizer `SGD`; `nbnorm.layers` has the rest. The compiled kernels under the functions are in
 `nbnorm.kernels`, their specification in `nbnorm.reference`.
 """
 
@@ -33,6 +34,10 @@ _HOMES = {
     "conv2d_batch_norm_backward": "nbnorm.functional.conv2d_batch_norm",
     "conv2d_batch_norm_forward": "nbnorm.functional.conv2d_batch_norm",
     "conv2d_batch_norm_inference": "nbnorm.functional.conv2d_batch_norm",
+    "BatchStatistics": "nbnorm.functional.cross_iteration_batch_norm",
+    "batch_statistics": "nbnorm.functional.cross_iteration_batch_norm",
+    "cross_iteration_batch_norm_forward": "nbnorm.functional.cross_iteration_batch_norm",
+    "merge_statistics": "nbnorm.functional.cross_iteration_batch_norm",
     "DenseGradients": "nbnorm.functional.dense",
     "dense_backward": "nbnorm.functional.dense",
     "dense_forward": "nbnorm.functional.dense",
@@ -43,8 +48,10 @@ _HOMES = {
     "dense_batch_norm_inference": "nbnorm.functional.dense_batch_norm",
     "fold_batch_norm": "nbnorm.functional.folding",
     "BatchNorm": "nbnorm.layers",
+    "Compensated": "nbnorm.layers",
     "Conv2d": "nbnorm.layers",
     "Conv2dBatchNorm": "nbnorm.layers",
+    "CrossIterationBatchNorm": "nbnorm.layers",
     "Dense": "nbnorm.layers",
     "DenseBatchNorm": "nbnorm.layers",
     "SGD": "nbnorm.layers",

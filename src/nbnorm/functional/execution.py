@@ -203,11 +203,12 @@ def _settle(
 
 def batch_statistics(x: Array, shape: Shape) -> Array:
     """Mean, variance over m and its inverse root (3, c), of an x that is only to be read."""
-    plan = elementwise_plan(shape, x.itemsize)
     statistics = np.empty((3, shape[1]))
-    constants, folded = _constants(plan, 3, shape[1], x.dtype)
-    parameters = channel_parameters(None, None, shape[1])
-    _settle(plan, shape, statistics, constants, folded, x, parameters, 0.0, 0)
+    if x.size > 0:  # there are channels
+        plan = elementwise_plan(shape, x.itemsize)
+        constants, folded = _constants(plan, 3, shape[1], x.dtype)
+        parameters = channel_parameters(None, None, shape[1])
+        _settle(plan, shape, statistics, constants, folded, x, parameters, 0.0, 0)
     return statistics
 
 
@@ -281,11 +282,19 @@ def differentiate(
     activation: Any,
     frozen: bool,
     *,
+    count: int,
     sums_needed: bool,
 ) -> None:
-    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`."""
+    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`.
+
+    `count` is the number of values that the statistics were taken of: more than a channel of x has
+    where those of earlier batches were merged in. Fused kernels count for themselves.
+    """
     n, c, s = shape
-    plan = training_plan(shape, x.itemsize, 3)
+    if count == n * s:
+        plan = training_plan(shape, x.itemsize, 3)
+    else:
+        plan = elementwise_plan(shape, x.itemsize)
     constants, folded = _constants(plan, 7, c, x.dtype)
     stream = _streams(dx, plan)
     if plan.fused:
@@ -301,7 +310,7 @@ def differentiate(
     else:
         slices = np.zeros((1, 2, plan.stride))
     gradients.fold_gradient_slices(
-        both, constants, folded, slices, statistics, parameters, plan.spans, n * s, ddof, frozen
+        both, constants, folded, slices, statistics, parameters, plan.spans, count, ddof, frozen
     )
     if dx is None and dresidual is None:
         return
