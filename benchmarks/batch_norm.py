@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.calls import Calls, Directions, kernels_of
+from benchmarks.calls import Calls, Directions, kernels_of, warm_up
 from benchmarks.ratio import on_one_thread, ratio
 
 SHAPES = {
@@ -102,12 +102,13 @@ class Ratio:
     unit = "times the limit"
 
     def setup(self, shape: str, layout: str) -> None:
+        on_one_thread()
         data = arrays(shape, layout)
         x, dy, out = data.x, data.dy, data.out
         self.calls = function_calls(data)
         self.copy = lambda: np.copyto(out, x)
         self.add = lambda: np.add(x, dy, out=out)
-        on_one_thread(*self.calls)
+        warm_up(self.calls)
 
     def track_forward_over_copy(self, shape: str, layout: str) -> float:
         return ratio(self.calls.forward, self.copy)

@@ -58,6 +58,13 @@ class Directions(ABC):
         self.calls.inference()
 
 
+def warm_up(*every: Calls) -> None:
+    """Compiles what the calls need."""
+    for calls in every:
+        for call in calls:
+            call()
+
+
 def step(calls: Calls) -> Run:
     """Forward and backward in one."""
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.calls import Calls, Directions, kernels_of, step
+from benchmarks.calls import Calls, Directions, kernels_of, step, warm_up
 from benchmarks.ratio import on_one_thread, ratio
 
 SHAPES = {  # (n, c, k)
@@ -173,9 +173,10 @@ class Fused:
     unit = "times separate"
 
     def setup(self, shape: str) -> None:
+        on_one_thread()
         data = arrays(shape)
         self.fused, self.separate = fused_calls(data), separate_calls(data)
-        on_one_thread(*self.fused, *self.separate)
+        warm_up(self.fused, self.separate)
 
     def track_step_over_separate(self, shape: str) -> float:
         return ratio(step(self.fused), step(self.separate))
@@ -192,9 +193,10 @@ class Ratio:
     unit = "times matmul"
 
     def setup(self, shape: str) -> None:
+        on_one_thread()
         data = arrays(shape)
         self.fused, self.limit = fused_calls(data), products(data)
-        on_one_thread(*self.fused)
+        warm_up(self.fused)
 
     def track_forward_over_matmul(self, shape: str) -> float:
         return ratio(self.fused.forward, self.limit.forward)
@@ -214,9 +216,10 @@ class AloneRatio:
     unit = "times matmul"
 
     def setup(self, shape: str) -> None:
+        on_one_thread()
         data = arrays(shape)
         self.calls, self.limit = alone_calls(data), products(data)
-        on_one_thread(*self.calls)
+        warm_up(self.calls)
 
     def track_forward_over_matmul(self, shape: str) -> float:
         return ratio(self.calls.forward, self.limit.forward)

@@ -9,22 +9,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 Run = Callable[[], object]
 
 FEWEST_ROUNDS = 5
 
 
-def on_one_thread(*calls: Run) -> None:
-    """Holds this process to one thread, for good, and has each call compiled on it."""
+def on_one_thread() -> None:
+    """Holds this process to one thread, for good: before its calls are prepared."""
     import numba
     import threadpoolctl
 
     numba.set_num_threads(1)
     threadpoolctl.threadpool_limits(1)  # NumPy's matmul
-    for call in calls:
-        call()
 
 
 def ratio(call: Run, limit: Run, seconds: float = 1.0) -> float:

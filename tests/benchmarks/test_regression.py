@@ -1,0 +1,109 @@
+"""A kernel that takes twice as long is seen by `asv continuous`, with the configuration as it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import import_peer
+
+REPOSITORY = Path(__file__).parents[2]
+SECONDS = 900  # no run of asv takes longer, compiling included
+
+# The kernel under `track_inference_over_copy`, a part of that under `track_forward_over_copy`, and
+# none under `track_backward_over_add`.
+KERNEL = "src/nbnorm/kernels/normalize.py"
+FUNCTION = "def normalize_planes("
+SWEEP = "    for tile in range(lo, hi):\n"
+TWO_SWEEPS = """\
+    for sweep in range(lo, 2 * hi - lo):
+        tile = lo + (sweep - lo) % (hi - lo)
+"""
+SUBSET = r"batch_norm\.Ratio\.track_(inference|backward)_.*\('32x256x14x14', 'channels-first'\)"
+
+
+class Clone:
+    """A clone of this repository with a branch for each change, and asv in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        subprocess.run(["git", "clone", "--quiet", REPOSITORY, path], check=True)
+        # asv keeps what it knows of the machine in the home folder; what pip and nbnorm have
+        # cached stays where it is.
+        home = path.parent / "home"
+        home.mkdir()
+        caches = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        self._environment = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(caches)}
+        self.git("checkout", "-q", "-B", "main")
+        assert self.asv("machine", "--yes").returncode == 0
+
+    def git(self, *arguments: str) -> None:
+        name = ["-c", "user.name=nbnorm", "-c", "user.email=nbnorm@localhost"]
+        subprocess.run(["git", *name, *arguments], cwd=self.path, check=True, env=self._environment)
+
+    def branch(self, name: str) -> None:
+        self.git("checkout", "-q", "-B", name, "main")
+
+    def commit(self) -> None:
+        self.git("commit", "-q", "--all", "--allow-empty", "--message", "A change")
+
+    def asv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "asv", *arguments],
+            cwd=self.path,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+        )
+
+    def compare(self, branch: str) -> subprocess.CompletedProcess[str]:
+        """The subset on main and on a branch; more than 1.3 times as much is a regression."""
+        factor = ("--factor", "1.3")
+        done = self.asv("continuous", "main", branch, *factor, "--bench", SUBSET, "--show-stderr")
+        print(done.stdout)
+        return done
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    import_peer("asv")
+    return Clone(tmp_path_factory.mktemp("regression") / "nbnorm")
+
+
+def changes(output: str) -> str:
+    """The table of what changed, and the verdict."""
+    return output.partition("| Change")[2]
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_a_kernel_that_takes_twice_as_long_is_named(clone):
+    clone.branch("slower")
+    source = (clone.path / KERNEL).read_text()
+    before, function, after = source.partition(FUNCTION)
+    assert SWEEP in after
+    (clone.path / KERNEL).write_text(before + function + after.replace(SWEEP, TWO_SWEEPS, 1))
+    clone.commit()
+
+    done = clone.compare("slower")
+    assert "PERFORMANCE DECREASED" in done.stdout
+    assert "track_inference_over_copy" in changes(done.stdout)
+    assert "track_backward_over_add" not in changes(done.stdout)
+    assert done.returncode == 1
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_an_untouched_pair_passes(clone):
+    clone.branch("untouched")
+    clone.commit()
+    done = clone.compare("untouched")
+    assert "BENCHMARKS NOT SIGNIFICANTLY CHANGED" in done.stdout
+    assert "track_inference_over_copy" in done.stdout  # it did run
+    assert done.returncode == 0
