@@ -13,7 +13,7 @@ help:
 	@echo "make test            linters, types, import rules and tests"
 	@echo "make lint            the first three alone"
 	@echo "make compare         speed against other libraries (installs them)"
-	@echo "make bench           a quick run of the asv suites, on the code as it is"
+	@echo "make bench           a quick run of a part of the asv suites, on the code as it is"
 	@echo "make dashboard       the suites on a few commits of main, as pages that need no network"
 	@echo "make dashboard-view  show those pages at http://127.0.0.1:8000/"
 	@echo "make clean           remove .venv and caches"
@@ -36,10 +36,11 @@ compare: .venv/installed-bench
 	$(BIN)/python -m benchmarks.compare conv2d_batch_norm
 
 # "existing": the code as it is now, in this environment, rather than a build of each commit. BENCH
-# is a regular expression:  make bench BENCH=batch_norm.Ratio
+# is a regular expression, with . for everything:  make bench BENCH=conv2d_batch_norm.Ratio
+BENCH ?= ^(dense_)?batch_norm.(Function|Ratio|Fused)
 bench: .venv/installed-asv
 	$(BIN)/asv machine --yes
-	$(BIN)/asv run --quick --show-stderr --environment existing $(if $(BENCH),--bench '$(BENCH)')
+	$(BIN)/asv run --quick --show-stderr --environment existing --bench '$(BENCH)'
 
 dashboard: .venv/installed-asv
 	$(BIN)/python -m benchmarks.dashboard
