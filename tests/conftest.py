@@ -24,9 +24,9 @@ def rng() -> np.random.Generator:
 
 
 def import_peer(name: str) -> ModuleType:
-    """Import another library to compare with, or skip the test.
+    """Import another library that a test needs, or skip the test.
 
-    Under NBNORM_REQUIRE_PEERS=1 its absence is an error: a run that promised the comparison must
+    Under NBNORM_REQUIRE_PEERS=1 its absence is an error: a run that promised the test must
     not pass without it.
     """
     if os.environ.get("NBNORM_REQUIRE_PEERS") == "1":

@@ -11,7 +11,7 @@ from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation, resolve_activation
 from nbnorm.functional.batch_norm import BatchNormContext, check_input
-from nbnorm.functional.execution import apply_statistics, batch_statistics
+from nbnorm.functional.execution import apply_statistics, channel_statistics
 from nbnorm.functional.layout import Layout, flat
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 from nbnorm.functional.sizes import size
@@ -201,7 +201,7 @@ def cross_iteration_batch_norm_forward(
 
 def _statistics_of(x: Array, layout: Layout) -> BatchStatistics:
     n, _, s = layout.shape
-    mean, var, _ = batch_statistics(flat(x, layout), layout.shape).reshape(3, *layout.kept)
+    mean, var, _ = channel_statistics(flat(x, layout), layout.shape).reshape(3, *layout.kept)
     return BatchStatistics(mean, var, n * s)
 
 

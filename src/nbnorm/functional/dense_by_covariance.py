@@ -27,7 +27,7 @@ import numpy as np
 
 from nbnorm.checks import Array
 from nbnorm.functional.batch_norm import batch_norm_forward
-from nbnorm.functional.execution import batch_statistics, summed_statistics
+from nbnorm.functional.execution import channel_statistics, summed_statistics
 from nbnorm.functional.layout import run_of
 from nbnorm.functional.plan import whole_vectors
 from nbnorm.functional.product import Matrix, deep_product, matrix, multiply, sums_for
@@ -136,7 +136,7 @@ def differentiate_activation(
     rows, _, _, folded = standardized
     if activation is None:
         g = run_of(dy)
-        statistics = batch_statistics(g, (n, k, 1))
+        statistics = channel_statistics(g, (n, k, 1))
     else:
         sizes = n, k, rows.shape[1]
         summed = sums_for(sizes, dy.dtype)

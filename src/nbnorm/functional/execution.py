@@ -201,7 +201,7 @@ def _settle(
             break
 
 
-def batch_statistics(x: Array, shape: Shape) -> Array:
+def channel_statistics(x: Array, shape: Shape) -> Array:
     """Mean, variance over m and its inverse root (3, c), of an x that is only to be read."""
     statistics = np.empty((3, shape[1]))
     if x.size > 0:  # there are channels
@@ -231,7 +231,7 @@ def sums_about(counts: Array, channels: int, dtype: np.dtype[Any]) -> Summed:
 
 
 def summed_statistics(summed: Summed, x: Array, shape: Shape) -> Array:
-    """As `batch_statistics`, from sums already taken."""
+    """As `channel_statistics`, from sums already taken."""
     plan = elementwise_plan(shape, x.itemsize)
     statistics = np.empty((3, shape[1]))
     constants, folded = _constants(plan, 3, shape[1], x.dtype)
@@ -239,7 +239,7 @@ def summed_statistics(summed: Summed, x: Array, shape: Shape) -> Array:
     bad = moments.settle_blocks(
         statistics, constants, folded, *summed, x, parameters, plan.spans, 0.0, 0, shape
     )
-    return batch_statistics(x, shape) if bad else statistics
+    return channel_statistics(x, shape) if bad else statistics
 
 
 def normalize_summed(
