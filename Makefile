@@ -35,9 +35,7 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports
 
 compare: .venv/installed-bench
-	$(BIN)/python -m benchmarks.compare batch_norm
-	$(BIN)/python -m benchmarks.compare dense_batch_norm
-	$(BIN)/python -m benchmarks.compare conv2d_batch_norm
+	$(BIN)/python -m benchmarks.compare all
 
 # "existing": the code as it is now, in this environment, rather than a build of each commit. BENCH
 # is a regular expression, with . for everything:  make bench BENCH=conv2d_batch_norm.Ratio
