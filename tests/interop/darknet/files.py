@@ -36,7 +36,7 @@ def floats(*numbers: object) -> bytes:
 def written(folder: Path, cfg: str, weights: bytes | None = None) -> list[Path]:
     """The paths of a cfg and, if given, of a file of weights."""
     paths = [folder / "test.cfg"]
-    paths[0].write_text(cfg)
+    paths[0].write_text(cfg, encoding="utf-8")
     if weights is not None:
         paths.append(folder / "test.weights")
         paths[1].write_bytes(weights)

@@ -49,6 +49,7 @@ def test_short_names_of_sections(tmp_path):
     ("section", "shape"),
     [
         ("convolutional", (1, 6, 7)),
+        ("convolutional xnor=0 dot=0.0 flipped=0", (1, 6, 7)),
         ("convolutional filters=3 size=3", (3, 4, 5)),
         ("convolutional filters=3 size=3 pad=1", (3, 6, 7)),
         ("convolutional size=3 pad=1 padding=5", (1, 6, 7)),
@@ -187,7 +188,12 @@ def test_what_is_no_input(tmp_path, net, message):
         ("upsample scale=big", "scale is 'big'; expected a number"),
         ("softmax groups=3", "groups is 3; expected a divisor of 100"),
         ("softmax temperature=0", "temperature is 0.0; expected more than 0"),
-        ("softmax tree=a.tree", "tree is 'a.tree'; expected 0"),
+        ("softmax tree=a.tree", "tree is 'a.tree'; expected none: not supported"),
+        ("convolutional share_index=0", "share_index is '0'; expected none: not supported"),
+        ("convolutional dot=.5", "dot is '.5'; expected 0: not supported"),
+        ("convolutional filters=1_0", "filters is '1_0'; expected an int"),
+        ("convolutional filters=\u0663", "filters is .*; expected an int"),
+        ("upsample scale=1_0", "scale is '1_0'; expected a number"),
         (
             "yolo classes=3",
             r"what comes before has 4 channels; expected 1 \(5 \+ 3\) = 8, by mask and classes",

@@ -249,6 +249,10 @@ def test_what_is_not_to_be_saved(tmp_path):
     message = r"Network\.save_weights: layer 0 \[convolutional\]: rolling_mean is not finite"
     with pytest.raises(ValueError, match=message):
         net.save_weights(target)
+    net[0].layer.running_mean[1] = 0
+    net.header = Header(0, 1, 0, seen=2**32)
+    with pytest.raises(ValueError, match=r"Network\.save_weights: header is .*seen=4294967296"):
+        net.save_weights(target)
     assert not target.exists()
     with pytest.raises(TypeError, match=r"Network\.save_weights: path is 3; expected a path"):
         net.save_weights(3)

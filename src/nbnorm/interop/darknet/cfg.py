@@ -79,11 +79,19 @@ class Section:
     def refuse(self, *keys: str) -> None:
         """Check that none of these is switched on: the result would be another than darknet's."""
         for key in keys:
-            if self.text(key, "0") not in ("0", "none"):
-                raise self.error(f"{key} is {self.text(key, '0')!r}; expected 0: not supported")
+            if self.text(key, "0").strip("0.") not in ("", "none"):
+                raise self.error(f"{key} is {self.text(key, '')!r}; expected 0: not supported")
+
+    def refuse_any(self, *keys: str) -> None:
+        """Check that none of these is there, whatever its value."""
+        for key in keys:
+            if key in self.options:
+                raise self.error(f"{key} is {self.text(key, '')!r}; expected none: not supported")
 
     def _number(self, key: str, text: str, kind: Callable[[str], Number], expected: str) -> Number:
         try:
+            if "_" in text or not text.isascii():  # which are numbers to Python only
+                raise ValueError
             return kind(text)
         except ValueError:
             raise self.error(f"{key} is {text!r}; expected {expected}") from None

@@ -20,7 +20,7 @@ class Shortcut(Step):
     """
 
     def __init__(self, section: Section, plan: Plan) -> None:
-        section.refuse("weights_type", "weights_normalization")
+        section.refuse("weights_type")
         numbers = section.integers("from")
         if not numbers:
             raise section.error("from is missing; expected the numbers of earlier layers")
@@ -164,7 +164,8 @@ class Softmax(Step):
     """exp(x / temperature) over its sum, in groups of a whole sample's numbers."""
 
     def __init__(self, section: Section, plan: Plan) -> None:
-        section.refuse("tree", "spatial")
+        section.refuse("spatial")
+        section.refuse_any("tree")
         inputs = math.prod(plan.before(section))
         self.takes = (inputs,)
         self.groups = section.integer("groups", 1, least=1)

@@ -127,9 +127,10 @@ class Convolutional(Weighted):
 
     def __init__(self, section: Section, plan: Plan) -> None:
         section.refuse(
-            "antialiasing", "binary", "bin_output", "coordconv", "deform", "dot", "flipped",
-            "reverse", "rotate", "share_index", "stretch", "stretch_sway", "sway", "xnor",
+            "antialiasing", "binary", "bin_output", "coordconv", "dot", "flipped",
+            "reverse", "rotate", "stretch", "stretch_sway", "sway", "xnor",
         )  # fmt: skip
+        section.refuse_any("share_index")
         self.takes = c, h, w = plan.image_before(section)
         filters = section.integer("filters", 1, least=1)
         size = section.integer("size", 1, least=1)

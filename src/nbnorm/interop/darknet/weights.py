@@ -120,9 +120,12 @@ def packed(steps: Iterable[Step], header: Header, dialect: Dialect, function: st
     Raises
     ------
     ValueError
-        A number is not finite, or too large for float32.
+        A number of a layer is not finite in float32, or one of the header too large.
     """
-    parts = [struct.pack(header.form, *header)]
+    try:
+        parts = [struct.pack(header.form, *header)]
+    except struct.error as error:
+        raise ValueError(f"{function}: header is {header}: {error}") from None
     for step in steps:
         for name, array in step.stored().items():
             values = dialect.to_file(array) if name == "rolling_variance" else array
