@@ -237,3 +237,24 @@ def test_shapes_that_do_not_follow(tmp_path, sections, message):
 def test_numbers_are_no_image(tmp_path):
     with pytest.raises(ValueError, match=r"layer 0 \[convolutional\]: .* is 8 numbers; expected"):
         load_network(*written(tmp_path, cfg_text("net inputs=8", "convolutional")))
+
+
+def test_damaged_files_are_refused_or_read(tmp_path, rng):
+    """Nothing but a ValueError, whatever a character becomes."""
+    cfg = image_cfg(
+        2, 6, 6, CONV + " batch_normalize=1 activation=leaky", "maxpool size=2", "upsample",
+        "shortcut from=0", "route layers=-1,0", "connected output=7", "batchnorm", "softmax",
+    )  # fmt: skip
+    (path,) = written(tmp_path, cfg)
+    messages = []
+    for _ in range(500):
+        text = list(cfg)
+        for place in rng.integers(len(text), size=2):
+            text[place] = rng.choice(list("-0=[]#;,. x\n"))
+        path.write_text("".join(text), encoding="utf-8")
+        try:
+            load_network(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert 100 < len(messages) < 500
+    assert all(message.startswith(f"load_network: {str(path)!r}") for message in messages)

@@ -169,6 +169,9 @@ def test_batchnorm_folds_into_what_is_before(tmp_path, rng, section, activation)
     is_gone = not any("running_var" in name for name in folded.buffers())
     assert is_gone == (activation == "linear")
     assert folded[1].sources == ((-1,) if is_gone else (0,))
+    assert list(folded.parameters())[:2] == [
+        f"{int(is_gone)}.{name}" for name in ("weight", "bias")
+    ]
     np.testing.assert_allclose(folded(x), net(x), **CLOSE)
 
 

@@ -26,7 +26,7 @@ from nbnorm.interop.darknet.plain import (
     Upsample,
     Yolo,
 )
-from nbnorm.interop.darknet.steps import INPUT, Plan, Shape, Step
+from nbnorm.interop.darknet.steps import INPUT, Merged, Plan, Shape, Step
 from nbnorm.interop.darknet.weighted import Batchnorm, Connected, Convolutional
 from nbnorm.interop.darknet.weights import Header, Reader, has_batchnorm_biases, packed, read_into
 from nbnorm.layers import Layer
@@ -122,7 +122,7 @@ class Network:
         outputs = {INPUT: x}
         takers = self._takers()
         for i, step in enumerate(self.steps):
-            if not takers[i]:  # it went into a step that was folded
+            if not takers[i]:  # no result depends on it
                 continue
             first, *others = (outputs[source] for source in step.sources)
             if step.takes is not None:
@@ -136,17 +136,21 @@ class Network:
         return results[len(self.steps) - 1], results
 
     def fold(self) -> Network:
-        """Return a network for inference that equals this one, its batch norms gone.
+        """Return a network for inference that equals this one, with arrays of its own.
 
-        Batch norms are folded into the convolutions and connected layers before them
-        (`nbnorm.fold_batch_norm`), and a shortcut of two equal shapes is added by the convolution
-        before it while its output is in cache. The network has arrays of its own.
+        Batch norms go into the weights of their convolutions and connected layers
+        (`nbnorm.fold_batch_norm`), and so does a ``[batchnorm]`` that follows one without an
+        activation. A shortcut of two equal shapes is added by the convolution before it while its
+        output is in cache.
         """
         steps = [step.fold() for step in self.steps]
         takers = self._takers()
         for i in range(1, len(steps)):
-            if steps[i].sources[0] == i - 1 and takers[i - 1] == 1:
-                steps[i] = steps[i - 1].merged(steps[i]) or steps[i]
+            if steps[i].sources[0] != i - 1 or takers[i - 1] != 1:  # others need it as it is
+                continue
+            merged = steps[i - 1].merged(steps[i])
+            if merged is not None:
+                steps[i - 1 : i + 1] = Merged(steps[i - 1]), merged
         return Network(steps, self.input_shape, self._dialect, self.header, is_folded=True)
 
     def parameters(self) -> dict[str, Array]:

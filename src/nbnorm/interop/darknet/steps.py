@@ -112,6 +112,17 @@ class Step(ABC):
         return None
 
 
+class Merged(Step):
+    """What went into the step after it when that was folded: it is not run any more."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step.section, step.shape, step.sources)
+
+    def forward(self, *inputs: Array) -> Array:
+        """Is not called."""
+        raise NotImplementedError
+
+
 class Activating:
     """An activation by darknet's name: a layer's, and what is left to do after it."""
 
