@@ -10,6 +10,7 @@ by the digest of its package, and lie beside the pages.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -112,10 +113,24 @@ def _source(address: str) -> tuple[Package, str]:
     raise LookupError(f"asv's page asks for {address}: benchmarks/dashboard.py has to learn of it")
 
 
+def leave_out_unmeasured(pages: Path) -> None:
+    """Has the page know only of the benchmarks that were measured: it asks for all their graphs."""
+    index = pages / "index.json"
+    told = json.loads(index.read_text())
+    graphs = pages / "graphs" / "summary"
+    told["benchmarks"] = {
+        name: benchmark
+        for name, benchmark in told["benchmarks"].items()
+        if (graphs / f"{name}.json").exists()
+    }
+    index.write_text(json.dumps(told))
+
+
 def publish(asv: Callable[..., None], pages: Path = PAGES) -> None:
     """The pages of what was measured."""
     asv("publish", "--html-dir", str(pages))
     make_offline(pages)
+    leave_out_unmeasured(pages)
 
 
 def measure(
