@@ -33,9 +33,7 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports
 
 compare: .venv/installed-bench
-	$(BIN)/python -m benchmarks.compare batch_norm
-	$(BIN)/python -m benchmarks.compare dense_batch_norm
-	$(BIN)/python -m benchmarks.compare conv2d_batch_norm
+	$(BIN)/python -m benchmarks.compare all
 
 # "existing": the code as it is now, in this environment, rather than a build of each commit.
 bench: .venv/installed-bench

@@ -1,10 +1,16 @@
 """nbnorm beside other libraries, on the same data, in the same run.
 
-    python -m benchmarks.compare batch_norm            every shape; tables, JSON, picture
-    python -m benchmarks.compare batch_norm --quick    a few shapes, three rounds
+    python -m benchmarks.compare all                   every suite; tables, JSON, picture
+    python -m benchmarks.compare all --quick           a few shapes, three rounds
+    python -m benchmarks.compare batch_norm            one suite: batch norm alone
     python -m benchmarks.compare dense_batch_norm      dense layer, batch norm and ReLU
     python -m benchmarks.compare conv2d_batch_norm     convolution, batch norm and ReLU; memory
-    python -m benchmarks.compare render results.json   the README's table from a stored run
+    python -m benchmarks.compare readme                the stored run's tables into the README
+
+A whole suite's figures take the place of its part of `../results/comparison.json`, and the picture
+beside it is drawn anew; less than a whole suite goes to `partial.json`, which git ignores. A run
+that is stopped goes on where it was when the same command is given again, unless the machine, a
+version or a source has changed since (`journal.py`).
 
 How it is measured
     Each library has a process of its own (`workers.py`), with its own threads and environment. The
@@ -22,5 +28,6 @@ Where things are
     A suite (`batch_norm.py`, `dense_batch_norm.py`, `conv2d_batch_norm.py`) says what is measured:
     shapes, operations, data, truth, targets.
     A peer (`peers/`) says how one library is called: one class, one method for each operation.
-    A further suite is one more module listed in `SUITES`, and methods of its name on the peers.
+    A further suite is one more module listed in `SUITES`, methods of its name on the peers, and a
+    place in the README (`readme.py`).
 """

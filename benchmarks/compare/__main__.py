@@ -1,4 +1,4 @@
-"""The command: run a suite, or render a stored run. See the package's docstring."""
+"""The command: measure suites, or put what was measured into the README. See the package."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from benchmarks import machine
 from benchmarks.compare import (
     batch_norm,
     conv2d_batch_norm,
     dense_batch_norm,
     picture,
+    readme,
+    results,
     tables,
 )
-from benchmarks.compare.peers import PEERS, SUBJECT
-from benchmarks.compare.protocol import Case, Shape, label
-from benchmarks.compare.results import Results
-from benchmarks.compare.runner import Comparison
+from benchmarks.compare.peers import SUBJECT
+from benchmarks.compare.protocol import Shape, label
+from benchmarks.compare.results import Results, Sections
+from benchmarks.compare.session import RIVALS, Options, Session
 
 SUITES: dict[str, ModuleType] = {
     suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm)
 }
-RIVALS = [key for key, peer in PEERS.items() if peer.counted and key != SUBJECT]
-RESULTS = Path(__file__).parent.parent / "results"
+ROOT = Path(__file__).parents[2]
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,92 +36,122 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="{" + ",".join([*SUITES, "render"]) + "}")
+    names = ["all", *SUITES, "readme"]
+    commands = top.add_subparsers(required=True, metavar="{" + ",".join(names) + "}")
+    every = commands.add_parser("all", help="measure every suite")
+    every.set_defaults(command=compare, name="all", suites=list(SUITES.values()))
+    every.set_defaults(shapes=None, only=None)
+    _add_options(every)
     for name, suite in SUITES.items():
         operations = list(_short_names(suite))
         run = commands.add_parser(name, help=f"measure {name} beside every installed peer")
-        run.set_defaults(command=compare, suite=suite)
-        run.add_argument("--quick", action="store_true", help="few shapes, 3 rounds, short turns")
+        run.set_defaults(command=compare, name=name, suites=[suite])
         examples = " ".join(map(label, suite.QUICK_SHAPES[:2]))
         run.add_argument("--shapes", nargs="+", type=_shape, help=f"as {examples}")
         run.add_argument(
             "--only", nargs="+", choices=operations, metavar="OPERATION", help=", ".join(operations)
         )
-        run.add_argument(
-            "--peers", nargs="+", choices=RIVALS, metavar="PEER", help=", ".join(RIVALS)
-        )
-        run.add_argument("--rounds", type=int, help="at least; default 5")
-        run.add_argument("--seconds", type=float, help="of calls in one turn; default 0.03")
-        run.add_argument("--threads", type=int, default=2, help="of each library; default 2")
-        run.add_argument(
-            "--output",
-            type=Path,
-            default=RESULTS,
-            metavar="DIRECTORY",
-            help="where JSON and picture go; default benchmarks/results",
-        )
-    show = commands.add_parser("render", help="print the README's tables from a stored run")
-    show.set_defaults(command=render)
-    show.add_argument("results", type=Path)
+        _add_options(run)
+    show = commands.add_parser("readme", help="put the stored tables and picture into the README")
+    show.set_defaults(command=publish)
+    show.add_argument("--check", action="store_true", help="change nothing; fail if it would")
     return top
 
 
-def compare(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
+def _add_options(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--quick", action="store_true", help="few shapes, 3 rounds, short turns")
+    run.add_argument(
+        "--thorough", action="store_true",
+        help="9 rounds of long turns, and what is slow to compile on every shape",
+    )  # fmt: skip
+    run.add_argument("--peers", nargs="+", choices=RIVALS, metavar="PEER", help=", ".join(RIVALS))
+    run.add_argument("--rounds", type=int, help="at least; by default the suite's")
+    run.add_argument("--seconds", type=float, help="of calls in one turn; by default the suite's")
+    run.add_argument("--threads", type=int, default=2, help="of each library; default 2")
+    run.add_argument(
+        "--output", type=Path, default=RESULTS, metavar="DIRECTORY",
+        help="where JSON and picture go; default benchmarks/results",
+    )  # fmt: skip
 
-    suite = options.suite
-    partial = any((options.quick, options.shapes, options.only, options.peers))
-    shapes = options.shapes or (suite.QUICK_SHAPES if options.quick else suite.SHAPES)
-    names = _short_names(suite)
-    operations = [names[name] for name in options.only or names]
-    left_out = set(RIVALS).difference(options.peers or RIVALS)
-    peers = [peer for key, peer in PEERS.items() if key not in left_out]
-    comparison = Comparison(
-        suite,
-        peers,
-        threads=options.threads,
-        rounds=options.rounds or (3 if options.quick else 5),
-        seconds=options.seconds or (0.02 if options.quick else 0.03),
-    )
-    if (busy := comparison.results.about["load"]) > 0.5:
+
+def compare(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    kept = results.load(output / "comparison.json")
+    if (busy := machine.load()) > 0.5:
         print(f"warning: other work keeps {busy:.1f} cores busy", file=sys.stderr)
-    plan = comparison.plan(shapes, operations)
-    with tqdm(total=sum(len(cases) for *_, cases in plan), unit="case", file=sys.stderr) as bar:
-
-        def progress(case: Case) -> None:
-            bar.set_description_str(f"{case.operation} {label(case.shape)} {case.layout}")
-            bar.update()
-
-        results = comparison.run(plan, progress)
-    if hasattr(suite, "MEMORY") and suite.MEMORY in operations:
-        print("measuring memory", file=sys.stderr)
-        comparison.measure_memory(suite.memory_cases(), suite.MEMORY_PEERS)
+    journal = f"{arguments.name}{'-partial' if options.partial else ''}.unfinished"
+    session = Session(arguments.suites, options, output / journal, kept)
+    if session.journal.parts:
+        print(f"going on with the run of {session.journal.begun}", file=sys.stderr)
+    try:
+        found = session.run()
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    for name, section in found.items():
+        print(f"{tables.report(section, SUITES[name])}\n")
     # A partial run never takes the place of a whole one.
-    name = f"{suite.NAME}-partial" if partial else suite.NAME
-    options.output.mkdir(parents=True, exist_ok=True)
-    results.save(options.output / f"{name}.json")
-    print(tables.report(results, suite))
-    _draw(results, suite, options.output / f"{name}.png")
-    return _subject_failed(results)
+    name = "partial" if options.partial else "comparison"
+    sections = found if options.partial else _in_order(kept | found)
+    results.save(output / f"{name}.json", sections)
+    _draw(sections, output / f"{name}.png")
+    return any(map(_subject_failed, found.values()))
 
 
-def render(options: argparse.Namespace) -> int:
-    results = Results.load(options.results)
-    print(tables.readme(results, SUITES[results.suite]))
+def publish(arguments: argparse.Namespace) -> int:
+    sections = results.load(RESULTS / "comparison.json")
+    before = README.read_text(encoding="utf-8")
+    try:
+        after = readme.rendered(before, sections, SUITES)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.check:
+        stale = [] if after == before else [README.name]
+        if not picture.shows(RESULTS / "comparison.png", sections):
+            stale.append("comparison.png")
+        if stale:
+            print(f"not what comparison.json says: {', '.join(stale)}", file=sys.stderr)
+        return bool(stale)
+    README.write_text(after, encoding="utf-8")
+    _draw(sections, RESULTS / "comparison.png")
     return 0
 
 
-def _draw(results: Results, suite: ModuleType, path: Path) -> None:
+def _options(arguments: argparse.Namespace) -> Options:
+    operations = None
+    if arguments.only:
+        names = _short_names(*arguments.suites)
+        operations = tuple(names[name] for name in arguments.only)
+    return Options(
+        threads=arguments.threads,
+        quick=arguments.quick,
+        thorough=arguments.thorough,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        shapes=arguments.shapes and tuple(arguments.shapes),
+        operations=operations,
+        peers=arguments.peers and tuple(arguments.peers),
+    )
+
+
+def _in_order(sections: Sections) -> Sections:
+    return {name: sections[name] for name in SUITES if name in sections}
+
+
+def _draw(sections: Sections, path: Path) -> None:
     try:
-        picture.draw(results, suite, path)
+        picture.draw(sections, SUITES, path)
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
 
 
-def _subject_failed(results: Results) -> bool:
+def _subject_failed(section: Results) -> bool:
     """Whether nbnorm itself is missing, broke, or was wrong: then there is nothing to compare."""
-    return SUBJECT in results.missing or any(
-        refusal.peer == SUBJECT and refusal.kind != "unsupported" for refusal in results.refusals
+    return SUBJECT in section.missing or any(
+        refusal.peer == SUBJECT and refusal.kind != "unsupported" for refusal in section.refusals
     )
 
 

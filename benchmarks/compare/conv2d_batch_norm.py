@@ -22,6 +22,9 @@ from benchmarks.products import Conv2d
 
 NAME = "conv2d_batch_norm"
 DIMENSIONS = "n x c x h x k x window x stride (x dilation x groups)"
+ROUNDS, SECONDS = 3, 0.01  # at least so many turns, of so many seconds
+# Each takes about ten seconds to compile one case.
+SLOW_PEERS = ("jax", "pytorch_compiled")
 
 SHAPES: list[Shape] = [
     # 3x3, stride 1

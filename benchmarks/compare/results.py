@@ -1,7 +1,12 @@
-"""What a run found: records that survive a round trip through JSON, and questions to them."""
+"""What a run found: records that survive a round trip through JSON, and questions to them.
+
+One file holds the last whole run of every suite, each with the date, the machine and the versions
+that it was made with: a suite that is run alone takes the place of its own part.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Iterable
@@ -82,50 +87,87 @@ class Results:
         """Everything that any library was timed on, in the order of the run."""
         return list(dict.fromkeys(record.case for record in self.records))
 
-    def save(self, path: Path) -> None:
-        """Write JSON with a line for each record: large, but it can be read and compared."""
-        head = {
-            "suite": self.suite,
-            **self.about,
-            "versions": self.versions,
-            "missing": self.missing,
-        }
-        refusals = [asdict(r.case) | {"peer": r.peer, "kind": r.kind, "reason": r.reason}
-                    for r in self.refusals]  # fmt: skip
-        records = [
-            asdict(r.case) | {
-                "peer": r.peer, "seconds": r.seconds, "spread": r.spread, "rounds": r.rounds,
-                "error": r.error,
-            }
-            for r in self.records
-        ]  # fmt: skip
-        memory = [asdict(m.case) | {"peer": m.peer, "mebibytes": m.mebibytes} for m in self.memory]
-        text = json.dumps(head, indent=1).removesuffix("\n}")
-        for name, rows in (("refusals", refusals), ("memory", memory), ("results", records)):
-            if name == "memory" and not rows:
-                continue
-            lines = ",\n".join(f"  {json.dumps(_rounded(row))}" for row in rows)
-            text += f',\n "{name}": [\n{lines}\n ]'
-        path.write_text(text + "\n}\n")
+    def add(self, part: Results) -> None:
+        """Take in a part of the same suite's run, and how long it took."""
+        self.records += part.records
+        self.refusals += part.refusals
+        self.memory += part.memory
+        self.versions |= part.versions
+        self.missing = dict(part.missing)
+        self.took(part)
 
-    @classmethod
-    def load(cls, path: Path) -> Results:
-        """Read what `save` wrote."""
-        document = json.loads(path.read_text())
-        refusals = [
-            Refusal(r["peer"], _case(r), r["kind"], r["reason"]) for r in document.pop("refusals")
-        ]
-        records = [
-            Record(r["peer"], _case(r), tuple(r["rounds"]), r["error"])
-            for r in document.pop("results")
-        ]
-        memory = [Resident(r["peer"], _case(r), r["mebibytes"]) for r in document.pop("memory", [])]
-        suite, versions, missing = (document.pop(k) for k in ("suite", "versions", "missing"))
-        return cls(suite, document, versions, missing, records, refusals, memory)
+    def took(self, part: Results) -> None:
+        """Note the seconds of a part: the next run tells from them how long it will take."""
+        _, *arrays = part.about["unit"]
+        self.about.setdefault("took", {})[" ".join(arrays).strip()] = part.about["took"]
+
+    @property
+    def spread(self) -> float:
+        """How far the rounds of a record lie apart, the median of all."""
+        return statistics.median([record.spread for record in self.records] or [0.0])
+
+
+Sections = dict[str, Results]  # by the suite's name
+
+
+def to_document(results: Results) -> dict[str, Any]:
+    """What JSON can hold, the long lists last."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        "refusals": [_row(r) | {"kind": r.kind, "reason": r.reason} for r in results.refusals],
+        "memory": [_row(m) | {"mebibytes": m.mebibytes} for m in results.memory],
+        "results": [
+            _row(r)
+            | {"seconds": r.seconds, "spread": r.spread, "rounds": r.rounds, "error": r.error}
+            for r in results.records
+        ],
+    }
+    return {
+        "suite": results.suite,
+        **results.about,
+        "spread": results.spread,
+        "versions": results.versions,
+        "missing": results.missing,
+        **rows,
+    }
+
+
+def from_document(document: dict[str, Any]) -> Results:
+    """Read what `to_document` made."""
+    rest = dict(document)
+    refusals = [Refusal(r["peer"], _case(r), r["kind"], r["reason"]) for r in rest.pop("refusals")]
+    memory = [Resident(r["peer"], _case(r), r["mebibytes"]) for r in rest.pop("memory")]
+    records = [
+        Record(r["peer"], _case(r), tuple(r["rounds"]), r["error"]) for r in rest.pop("results")
+    ]
+    suite, versions, missing = (rest.pop(name) for name in ("suite", "versions", "missing"))
+    rest.pop("spread")  # of the records
+    return Results(suite, rest, versions, missing, records, refusals, memory)
+
+
+def save(path: Path, sections: Sections) -> None:
+    """Write JSON with a line for each record: large, but it can be read and compared."""
+    path.write_text(_text(sections))
+
+
+def digest(sections: Sections) -> str:
+    """A name for the figures as they are saved: what is made of them can carry it."""
+    return hashlib.sha256(_text(sections).encode()).hexdigest()
+
+
+def load(path: Path) -> Sections:
+    """Read what `save` wrote; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    documents = json.loads(path.read_text())["suites"]
+    return {document["suite"]: from_document(document) for document in documents}
 
 
 def geometric_mean(values: Iterable[float]) -> float:
     return statistics.geometric_mean(values)
+
+
+def _row(one: Record | Resident | Refusal) -> dict[str, Any]:
+    return asdict(one.case) | {"peer": one.peer}
 
 
 def _case(row: dict[str, Any]) -> Case:
@@ -139,3 +181,20 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _text(sections: Sections) -> str:
+    documents = ",\n".join(_lines(to_document(results)) for results in sections.values())
+    return f'{{"suites": [\n{documents}\n]}}\n'
+
+
+def _lines(document: dict[str, Any]) -> str:
+    """A document as JSON: its head over some lines, then a line for each row of its lists."""
+    head = {name: value for name, value in document.items() if not isinstance(value, list)}
+    text = json.dumps(_rounded(head), indent=1).removesuffix("\n}")
+    for name, rows in document.items():
+        if name in head:
+            continue
+        lines = ",\n".join(f"  {json.dumps(_rounded(row))}" for row in rows)
+        text += f',\n "{name}": [\n{lines}\n ]'
+    return text + "\n}"

@@ -27,7 +27,7 @@ def report(results: Results, suite: ModuleType) -> str:
 
 def readme(results: Results, suite: ModuleType) -> str:
     """The part of the report that a README shows."""
-    parts = [heading(results), targets(results, suite), summary(results, suite), memory(results)]
+    parts = [summary(results, suite), heading(results), targets(results, suite), memory(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -52,7 +52,7 @@ def shape_table(results: Results, suite: ModuleType, cases: list[Case]) -> str:
     columns = [[results.ratio(peer, case) for case in cases] for peer in peers]
     worst = [min(_known(column), default=None) for column in columns]
     headings = [suite.DIMENSIONS, "nbnorm ms", *_labels(peers)]
-    if _known(limits := [_over_limit(results, suite, case) for case in cases]):
+    if _known(limits := [over_limit(results, suite, case) for case in cases]):
         headings.insert(2, "over limit")
         columns.insert(0, limits)
         worst.insert(0, max(_known(limits)))
@@ -76,9 +76,12 @@ def summary(results: Results, suite: ModuleType) -> str:
     peers = _peers(results, [case for cases in groups.values() for case in cases])
     rows = []
     for title, cases in groups.items():
-        ratios = [_mean([results.ratio(peer, case) for case in cases]) for peer in peers]
-        rows.append([title, str(len(cases)), *(_cell(ratio, _times) for ratio in ratios)])
-    note = "How many times nbnorm's time each library takes, geometric mean over the shapes."
+        cells = [_mean_cell([results.ratio(peer, case) for case in cases]) for peer in peers]
+        rows.append([title, str(len(cases)), *cells])
+    note = (
+        "How many times nbnorm's time each library takes, geometric mean over the shapes (/n: over "
+        "n of them)."
+    )
     return f"{note}\n\n{markdown.table(['operation', 'shapes', *_labels(peers)], rows)}"
 
 
@@ -118,6 +121,12 @@ def omissions(results: Results) -> str:
     return "Not measured:\n\n" + "\n".join(lines) if lines else ""
 
 
+def over_limit(results: Results, suite: ModuleType, case: Case) -> float | None:
+    """Our time over the limit's, where both were measured."""
+    ours, limit = results.seconds(SUBJECT, case), suite.limit_of(results, case)
+    return ours / limit if ours and limit else None
+
+
 def _groups(results: Results, suite: ModuleType) -> dict[str, list[Case]]:
     """The cases by the suite's titles, its operations in order."""
     order = list(suite.OPERATIONS)
@@ -139,11 +148,6 @@ def _labels(peers: list[str]) -> list[str]:
     return [PEERS[peer].label for peer in peers]
 
 
-def _over_limit(results: Results, suite: ModuleType, case: Case) -> float | None:
-    ours, limit = results.seconds(SUBJECT, case), suite.limit_of(results, case)
-    return ours / limit if ours and limit else None
-
-
 def _known(values: list[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
@@ -151,6 +155,13 @@ def _known(values: list[float | None]) -> list[float]:
 def _mean(values: list[float | None]) -> float | None:
     known = _known(values)
     return geometric_mean(known) if known else None
+
+
+def _mean_cell(values: list[float | None]) -> str:
+    """The mean, and of how many values where it is not all of them."""
+    known = _known(values)
+    of = "" if len(known) in (0, len(values)) else f" /{len(known)}"
+    return f"{_cell(_mean(values), _times)}{of}"
 
 
 def _cell(value: float | None, text: Callable[[float], str]) -> str:

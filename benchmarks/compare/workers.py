@@ -46,6 +46,10 @@ class NotInstalled(PeerFailure):
     """A library is not there at all."""
 
 
+class TimedOut(PeerFailure):
+    """A library has not answered, and its process is gone: it would not answer next time."""
+
+
 # ------------------------------------------------------------------------------------- the child
 
 
@@ -190,7 +194,8 @@ class Worker:
         try:
             if not self.connection.poll(ANSWER_WITHIN):
                 self.process.kill()
-                raise PeerFailure(f"no answer within {ANSWER_WITHIN} s")
+                self.process.join()
+                raise TimedOut(f"no answer within {ANSWER_WITHIN} s")
             status, value = self.connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None

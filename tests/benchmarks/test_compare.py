@@ -14,13 +14,17 @@ from benchmarks.compare import __main__ as command
 from benchmarks.compare import batch_norm, picture, tables, workers
 from benchmarks.compare.peers import PEERS, Peer
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case
-from benchmarks.compare.results import Record, Refusal, Results
+from benchmarks.compare.results import Record, Refusal, Results, load, save
 from benchmarks.compare.runner import Comparison
 from benchmarks.compare.targets import Target, Verdict, judge
 from benchmarks.compare.workers import CAN_STOP, Worker, median_of_calls
 
 SMALL = (4, 3, 5, 5)
 LARGE = (32, 64, 112, 112)
+CASES = {
+    ("nbnorm", Case(batch_norm.FORWARD, LARGE, FIRST)): 0.01,
+    ("pytorch", Case(batch_norm.FORWARD, LARGE, FIRST)): 0.07,
+}
 
 
 def stand_in(key: str, behaviour: str) -> Peer:
@@ -80,7 +84,10 @@ def test_a_library_that_is_not_installed_is_named(run: Results) -> None:
 def test_a_library_that_breaks_is_named_and_the_others_go_on(run: Results) -> None:
     (refusal, *_) = (r for r in run.refusals if r.peer == "onednn")
     assert (refusal.kind, refusal.reason) == ("failed", "RuntimeError: no kernel for this")
-    assert "ended with code 3" in run.missing["openvino"]
+    died = [r for r in run.refusals if r.peer == "openvino"]
+    assert [(r.case.layout, r.kind) for r in died] == [(FIRST, "failed"), (LAST, "failed")]
+    assert died[0].reason == "its process ended with code 3"
+    assert "openvino" not in run.missing  # it had two of its three lives
 
 
 def test_what_a_library_cannot_do_is_named(run: Results) -> None:
@@ -218,23 +225,20 @@ def test_a_limit_competes_with_no_one() -> None:
 @pytest.fixture
 def stored() -> Results:
     forward = Case(batch_norm.FORWARD, LARGE, FIRST)
-    results = results_of({("nbnorm", forward): 0.01, ("pytorch", forward): 0.07})
+    results = results_of(CASES)
     results.missing["jax"] = "not installed: No module named 'jax'"
     results.refusals.append(Refusal("onednn", forward, "disagrees", "largest error 1.0e-02"))
     return results
 
 
 def test_results_survive_json(stored: Results, tmp_path: Path) -> None:
-    stored.save(tmp_path / "stored.json")
-    assert Results.load(tmp_path / "stored.json") == stored
+    save(tmp_path / "stored.json", {"batch_norm": stored})
+    assert load(tmp_path / "stored.json") == {"batch_norm": stored}
+    assert load(tmp_path / "no.json") == {}
 
 
-def test_render_prints_the_readmes_tables(
-    stored: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stored.save(tmp_path / "stored.json")
-    assert command.main(["render", str(tmp_path / "stored.json")]) == 0
-    printed = capsys.readouterr().out
+def test_the_readmes_tables(stored: Results) -> None:
+    printed = tables.readme(stored, batch_norm)
     row = next(
         line for line in printed.splitlines() if "training forward, channels-first (" in line
     )
@@ -248,8 +252,24 @@ def test_render_prints_the_readmes_tables(
 
 def test_the_picture_is_drawn(stored: Results, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="it comes with the extra bench, not with test")
-    picture.draw(stored, batch_norm, tmp_path / "stored.png")
-    assert (tmp_path / "stored.png").read_bytes().startswith(b"\x89PNG")
+    sections = {"batch_norm": stored}
+    path = tmp_path / "stored.png"
+    picture.draw(sections, command.SUITES, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert picture.shows(path, sections)
+    stored.missing.clear()
+    assert not picture.shows(path, sections)  # it is of other figures now
+
+
+def test_a_mean_over_fewer_shapes_says_so(stored: Results) -> None:
+    case = Case(batch_norm.FORWARD, SMALL, FIRST)
+    stored.records.append(Record("nbnorm", case, (1.0,), 0.0))
+    row = next(
+        line
+        for line in tables.summary(stored, batch_norm).splitlines()
+        if line.startswith("| training forward, channels-first")
+    )
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["2", "7.00 /1"]
 
 
 def test_the_report_says_who_is_missing(stored: Results) -> None:
