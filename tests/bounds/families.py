@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 import nbnorm
-from tests.bounds.drawing import Array, Drawing
+from tests.bounds.drawing import PROFILES, Array, Drawing, Profile
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -274,6 +274,32 @@ def folding(d: Drawing) -> None:
     d.call(nbnorm.fold_batch_norm, d.array(shape), bias, mean, var, **affine, eps=1e-3)
 
 
-FAMILIES: list[Callable[[Drawing], None]] = [
-    batch_norm, batch_norm, dense, dense_batch_norm, conv2d, conv2d_batch_norm, folding,
-]  # fmt: skip
+class Family(NamedTuple):
+    """What draws a call, and the types to draw it with.
+
+    `few` are those that the other tests of this repository compile the same kernels for.
+    """
+
+    draw: Callable[[Drawing], None]
+    few: list[Profile]
+    many: list[Profile]
+
+
+_FLOAT32 = Profile("float32", "relu", True)
+_PRODUCTS = [
+    _FLOAT32,
+    Profile("float64", "silu", False),
+    Profile("float32", None, False),
+    Profile("float64", ("leaky_relu", 0.2), True),
+    Profile("float32", "mish", False),
+]
+
+FAMILIES = [
+    Family(batch_norm, [_FLOAT32, Profile("float64", None, False)], PROFILES),
+    Family(batch_norm, [_FLOAT32], PROFILES),
+    Family(dense, [_FLOAT32, Profile("float64", None, False)], _PRODUCTS),
+    Family(dense_batch_norm, _PRODUCTS[:2], _PRODUCTS),
+    Family(conv2d, [_FLOAT32], _PRODUCTS[:2]),
+    Family(conv2d_batch_norm, [_FLOAT32], _PRODUCTS),
+    Family(folding, PROFILES, PROFILES),
+]
