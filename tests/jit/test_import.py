@@ -80,15 +80,21 @@ def test_threads_may_ask_for_names_at_the_same_time():
     """Each finds its module whole, whichever the others are importing."""
     code = """
 import sys, threading, time
+from importlib.machinery import PathFinder
 
-class SlowDisk:
-    def find_spec(self, name, *_):
+class SlowPackage:
+    def find_spec(self, name, path, *_):
         if name == "nbnorm.kernels":
-            package_is_locked.set()
-            time.sleep(1.0)
+            spec = PathFinder.find_spec(name, path)
+            spec.loader.create_module = create_module
+            return spec
+
+def create_module(_):
+    package_is_locked.set()
+    time.sleep(1.0)
 
 package_is_locked = threading.Event()
-sys.meta_path.insert(0, SlowDisk())
+sys.meta_path.insert(0, SlowPackage())
 errors = []
 
 def ask(module, name):
