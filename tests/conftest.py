@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
@@ -37,6 +38,13 @@ def import_peer(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
     return import_peer("torch")
+
+
+def import_optional_peer(name: str) -> ModuleType:
+    """Import a library that CI does not promise, or skip the test; its own warnings are its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(name)
 
 
 # --- closing figures ------------------------------------------------------------------------

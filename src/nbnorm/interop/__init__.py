@@ -1,1 +1,1 @@
-"""Other libraries' files and conventions, one a module."""
+"""Other libraries' files and conventions, none of them a dependency."""
