@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint compare bench clean
+.PHONY: help demo test lint compare bench notebooks clean
 
 help:
 	@echo "make demo     train a network on handwritten digits, with and without batch norm"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint     the first three alone"
 	@echo "make compare  speed against other libraries (installs them)"
 	@echo "make bench    a quick run of the asv suite (installs the other libraries too)"
+	@echo "make notebooks  run the notebooks and keep their outputs"
 	@echo "make clean    remove .venv and caches"
 
 demo: .venv/installed-demo
@@ -35,6 +36,9 @@ compare: .venv/installed-bench
 bench: .venv/installed-bench
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --quick --show-stderr --environment existing
+
+notebooks: .venv/installed-notebooks
+	$(BIN)/python notebooks/execute.py
 
 # One stamp for each extra, so that nothing is installed twice until pyproject.toml changes.
 .venv/installed-%: pyproject.toml .venv/created
