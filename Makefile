@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak lint compare bench dashboard dashboard-view clean
+.PHONY: help demo test soak lint compare bench dashboard dashboard-view notebooks clean
 
 help:
 	@echo "make demo            train a network on handwritten digits, with and without batch norm"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench           a quick run of a part of the asv suites, on the code as it is"
 	@echo "make dashboard       the suites on a few commits of main, as pages that need no network"
 	@echo "make dashboard-view  show those pages at http://127.0.0.1:8000/"
+	@echo "make notebooks       run the notebooks and keep their outputs"
 	@echo "make clean           remove .venv and caches"
 
 demo: .venv/installed-demo
@@ -49,6 +50,9 @@ dashboard: .venv/installed-asv
 
 dashboard-view:
 	python3 -m http.server --bind 127.0.0.1 --directory .asv/html 8000
+
+notebooks: .venv/installed-notebooks
+	$(BIN)/python notebooks/execute.py
 
 # One stamp for each extra, so that nothing is installed twice until pyproject.toml changes.
 .venv/installed-%: pyproject.toml .venv/created
