@@ -29,7 +29,13 @@ from nbnorm.functional.execution import (
     channel_parameters,
     normalize_summed,
 )
-from nbnorm.functional.fusion import Normalized, check_batch, check_gradients, check_options
+from nbnorm.functional.fusion import (
+    Normalized,
+    check_batch,
+    check_context,
+    check_gradients,
+    check_options,
+)
 from nbnorm.functional.gradients import channel_sums
 from nbnorm.functional.layout import layout_of, run_of
 from nbnorm.functional.parameters import check_statistics
@@ -272,7 +278,7 @@ def dense_batch_norm_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, or out overlaps an input.
+        A shape does not fit, out overlaps an input, or the context has been changed.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
@@ -293,6 +299,8 @@ def dense_batch_norm_backward(
         raise checks.wrong_type(
             function, "context", context, "the DenseBatchNormContext of a dense_batch_norm_forward"
         )
+    check_context(function, context)
+    check_operands(function, context.x, context.weight)
     shape = (*context.x.shape[:-1], len(context.weight))
     owed = check_gradients(function, dy, shape, context, DenseBatchNormGradients, needs, out)
     return _backward(dy, context, owed, _NOWHERE if out is None else out)
@@ -324,7 +332,7 @@ def _forward(
     normalization = BatchNormContext(
         z, gamma, beta, rows, kept, n, layout, ddof, activation, statistics is not None
     )
-    summed = None if statistics is not None else sums_for((n, k, c), x.dtype)
+    summed = sums_for((n, k, c), x.dtype) if statistics is None and k else None
     flat_z = z.reshape(-1)
     multiply(
         flat_z, as_rows(x), matrix(weight).transposed, constants=shift_by(bias, k, x.dtype),

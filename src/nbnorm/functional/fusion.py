@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional.activation import resolve_activation
-from nbnorm.functional.batch_norm import BatchNormContext
+from nbnorm.functional.batch_norm import BatchNormContext, fits, is_array, unfit
 from nbnorm.functional.gradients import check_places
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 
@@ -92,6 +93,21 @@ def check_batch(
         )
 
 
+def check_context(function: str, context: Any) -> None:
+    """Check that the arrays of a context fit together, as far as the product does not matter."""
+    x, weight, bias, normalization = context[:4]
+    if not (
+        type(normalization) is BatchNormContext
+        and fits(normalization)
+        and is_array(x, None)
+        and is_array(weight, None)
+        and x.dtype == weight.dtype == normalization.x.dtype
+        and normalization.layout.kept == weight.shape[:1]
+        and (bias is None or is_array(bias, weight.shape[:1]))
+    ):
+        raise unfit(function, context)
+
+
 def check_gradients(
     function: str,
     dy: Array,
@@ -105,19 +121,25 @@ def check_gradients(
 
     A gradient is owed if it is wanted and the forward had the argument.
     """
-    x, residual = context.x, context.residual
+    x, weight, bias, normalization = context[:4]
+    residual, z = normalization.residual, normalization.x
+    if z.size != math.prod(shape):
+        raise unfit(function, context)
     checks.like(function, "dy", dy, shape, x.dtype)
     wanted = checks.needs(function, needs, kind._fields)
     arguments: Mapping[str, Array | None] = {
         "x": x,
-        "weight": context.weight,
-        "bias": context.bias,
+        "weight": weight,
+        "bias": bias,
         "gamma": context.gamma,
         "beta": context.beta,
         "residual": None if residual is None else residual.reshape(shape),  # one row has one axis
     }
     sources = {f"d{name}": array for name, array in arguments.items()}
     if out is not None:
-        inputs = {"dy": dy, **arguments, "context.normalization.x": context.normalization.x}
+        inputs = {
+            "dy": dy, **arguments, "context.normalization.x": z,
+            "context.statistics": normalization.statistics,
+        }  # fmt: skip
         check_places(function, kind, out, wanted, sources, inputs)
     return frozenset(name for name in wanted if sources[name] is not None)
