@@ -96,6 +96,20 @@ def same_elements(a: Array, b: Array) -> bool:
     )
 
 
+def _meets_itself(array: Array) -> bool:
+    """Whether elements share memory: whether an axis steps over less than those within it span.
+
+    Views made by slices, transposes and diagonals never do; broadcast ones and sliding windows do.
+    """
+    spanned = array.itemsize
+    if array.size:
+        for stride, length in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+            if length > 1 and stride < spanned:
+                return True
+            spanned += (length - 1) * stride
+    return False
+
+
 def writable(
     function: str,
     name: str,
@@ -114,8 +128,7 @@ def writable(
     like(function, name, value, shape, dtype)
     if not value.flags.writeable:
         raise wrong_value(function, name, value, "a writable array (this one is read-only)")
-    strides = zip(value.shape, value.strides, strict=True)
-    if value.size and any(length > 1 and stride == 0 for length, stride in strides):
+    if not value.flags.c_contiguous and _meets_itself(value):
         raise wrong_value(function, name, value, "an array without elements in one place")
     for other, taken in inputs.items():
         if taken is None or not overlaps(value, taken):
@@ -149,13 +162,44 @@ def needs(function: str, wanted: Iterable[str] | None, fields: tuple[str, ...]) 
     """The names of the gradients wanted, all of them for None."""
     if wanted is None:
         return frozenset(fields)
-    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+    scalar = isinstance(wanted, (str, bytes)) or getattr(wanted, "ndim", 1) == 0
+    if scalar or not isinstance(wanted, Iterable):
         raise wrong_type(function, "needs", wanted, f"names out of {fields}")
     names = list(wanted)
     for name in names:
-        if name not in fields:
+        if not isinstance(name, str) or name not in fields:
             raise wrong_value(function, "needs", names, f"names out of {fields}")
     return frozenset(names)
+
+
+def is_int(value: Any) -> bool:
+    """Whether a value is an int of Python or NumPy, and not a bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def finite(value: Any) -> bool:
+    """Whether a real number is neither NaN nor beyond what a float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
+
+
+def flag(function: str, name: str, value: Any) -> bool:
+    """A bool; no other value stands for one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise wrong_type(function, name, value, "True or False")
+    return bool(value)
+
+
+def choice(function: str, name: str, value: Any, names: tuple[str, ...]) -> str:
+    """One of some names."""
+    expected = f"one of {names}"
+    if not isinstance(value, str):
+        raise wrong_type(function, name, value, expected)
+    if value not in names:
+        raise wrong_value(function, name, value, expected)
+    return value
 
 
 def number(function: str, name: str, value: Any, expected: str) -> float:
@@ -164,14 +208,14 @@ def number(function: str, name: str, value: Any, expected: str) -> float:
         value, (int, float, np.integer, np.floating)
     ):
         raise wrong_type(function, name, value, expected)
-    if not (math.isfinite(value) and value >= 0):
+    if not (finite(value) and value >= 0):
         raise wrong_value(function, name, value, expected)
     return float(value)
 
 
 def degrees_of_freedom(function: str, ddof: Any) -> int:
     """A ddof of 0 or 1."""
-    if isinstance(ddof, (bool, np.bool_)) or not isinstance(ddof, (int, np.integer)):
+    if not is_int(ddof):
         raise wrong_type(function, "ddof", ddof, "0 or 1")
     if ddof not in (0, 1):
         raise wrong_value(function, "ddof", ddof, "0 or 1")
@@ -183,7 +227,7 @@ def kept_axes(function: str, axis: Any, ndim: int) -> tuple[int, ...]:
     axes = axis if isinstance(axis, tuple) else (axis,)
     expected = f"an int or a tuple of different ints from {-ndim} to {ndim - 1}"
     for one in axes:
-        if isinstance(one, (bool, np.bool_)) or not isinstance(one, (int, np.integer)):
+        if not is_int(one):
             raise wrong_type(function, "axis", axis, expected)
         if not -ndim <= one < ndim:
             raise wrong_value(function, "axis", axis, expected)

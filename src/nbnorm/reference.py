@@ -522,8 +522,9 @@ def dense_backward(dy: ArrayLike, x: ArrayLike, weight: ArrayLike) -> DenseGradi
            [10., 20.]])
     """
     dy, x, weight = (np.asarray(a, np.float64) for a in (dy, x, weight))
-    dy_rows = dy.reshape(-1, weight.shape[0])
-    x_rows = x.reshape(-1, weight.shape[1])
+    rows = math.prod(x.shape[:-1])
+    dy_rows = dy.reshape(rows, weight.shape[0])
+    x_rows = x.reshape(rows, weight.shape[1])
     return DenseGradients(dx=dy @ weight, dweight=dy_rows.T @ x_rows, dbias=dy_rows.sum(axis=0))
 
 

@@ -163,7 +163,11 @@ def test_without_running_statistics_there_is_nothing_to_fold():
         ({"out_features": 4.0}, TypeError, "out_features is 4.0; expected an int"),
         ({"eps": -1e-5}, ValueError, "eps is -1e-05; expected a finite number, 0 or more"),
         ({"momentum": 1.5}, ValueError, "momentum is 1.5; expected None or a number from 0 to 1"),
-        ({"running_var": "sample"}, ValueError, "running_var is 'sample'; expected 'unbiased'"),
+        (
+            {"running_var": "sample"},
+            ValueError,
+            "running_var is 'sample'; expected one of .'unbiased'",
+        ),
         ({"ddof": 2}, ValueError, "ddof is 2; expected 0 or 1"),
         ({"activation": "gelu"}, ValueError, "activation is 'gelu'; expected"),
         ({"dtype": np.float16}, TypeError, "dtype is .* expected float32 or float64"),

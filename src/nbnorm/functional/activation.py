@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,10 +34,11 @@ def resolve_activation(function: str, activation: Any) -> Any:
         if activation not in _BY_NAME:
             raise checks.wrong_value(function, "activation", activation, _EXPECTED)
         return _BY_NAME[activation]
-    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] == "leaky_relu":
+    pair = isinstance(activation, tuple) and len(activation) == 2
+    if pair and isinstance(activation[0], str) and activation[0] == "leaky_relu":
         slope = activation[1]
         if isinstance(slope, (int, float, np.integer, np.floating)) and not isinstance(slope, bool):
-            if not math.isfinite(slope):
+            if not checks.finite(slope):
                 raise checks.wrong_value(function, "activation", activation, "a finite slope")
             return LeakyReLU(float(slope))
     raise checks.wrong_type(function, "activation", activation, _EXPECTED)

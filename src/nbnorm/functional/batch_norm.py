@@ -126,7 +126,7 @@ def batch_norm_forward(
     residual : array of x's shape and type, optional
         Added before the activation.
     out : array of x's shape and type, optional
-        Where to write y. It must not overlap x or residual, which the backward needs.
+        Where to write y. It must not overlap an input, which the backward needs.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def batch_norm_forward(
     check_parameters(function, layout.kept, gamma=gamma, beta=beta)
     if type(eps) is not float or not 0.0 <= eps < math.inf:
         eps = checks.number(function, "eps", eps, EPS)
-    if ddof != 0 or type(ddof) is not int:
+    if type(ddof) is not int or ddof != 0:
         ddof = checks.degrees_of_freedom(function, ddof)
     applied = None if activation is None else resolve_activation(function, activation)
     if residual is not None:
@@ -170,7 +170,8 @@ def batch_norm_forward(
         )
     given = None if statistics is None else check_statistics(function, layout.kept, statistics)
     if out is not None:
-        checks.writable(function, "out", out, x.shape, x.dtype, {"x": x, "residual": residual})
+        inputs = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
+        checks.writable(function, "out", out, x.shape, x.dtype, inputs)
 
     kept = np.empty((3, *layout.kept))
     context = BatchNormContext(
@@ -292,7 +293,7 @@ def batch_norm_backward(
         Those wanted, out of "dx", "dgamma", "dbeta", "dresidual"; all by default.
     out : BatchNormGradients, optional
         Where to write them, None where they are to be allocated. dx or dresidual may be dy itself;
-        otherwise they must not overlap dy, x, residual or each other.
+        otherwise they must not overlap dy, an array of the context or each other.
 
     Returns
     -------
@@ -303,7 +304,7 @@ def batch_norm_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, or out overlaps an input.
+        A shape does not fit, out overlaps an input, or the context has been changed.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
@@ -325,6 +326,8 @@ def batch_norm_backward(
             function, "context", context, "the BatchNormContext of a batch_norm_forward"
         )
     x, gamma, beta, residual, kept, count, layout, ddof, activation, frozen = context
+    if not fits(context):
+        raise unfit(function, context)
     checks.like(function, "dy", dy, x.shape, x.dtype)
     wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
     if out is None:
@@ -371,6 +374,35 @@ def batch_norm_backward(
 # --- checks ---------------------------------------------------------------------------------
 
 
+def fits(context: BatchNormContext) -> bool:
+    """Whether a context's arrays fit together: kernels would read beyond those that do not."""
+    x, gamma, beta, residual, kept, _, layout = context[:7]
+    return (
+        is_array(kept, (3, *layout.kept))
+        and kept.dtype == np.float64
+        and is_array(x, None)
+        and x.size == math.prod(layout.shape)
+        and (gamma is None or is_array(gamma, layout.kept))
+        and (beta is None or is_array(beta, layout.kept))
+        and (residual is None or (is_array(residual, x.shape) and residual.dtype == x.dtype))
+    )
+
+
+def is_array(value: Any, shape: tuple[int, ...] | None) -> bool:
+    """Whether a value is an array of float32 or float64 and, if given, of a shape."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype in checks.FLOATS
+        and (shape is None or value.shape == shape)
+    )
+
+
+def unfit(function: str, context: Any) -> ValueError:
+    """The error for a context whose arrays do not fit together."""
+    given = f"a {type(context).__name__} whose arrays do not fit together"
+    return ValueError(f"{function}: context is {given}; expected one as its forward left it")
+
+
 def check_input(function: str, x: Any, axis: Any) -> Layout:
     """The layout of an x that can have statistics along an axis."""
     checks.array(function, "x", x)
@@ -397,6 +429,13 @@ def _check_gradients(
         out,
         wanted,
         {"dx": x, "dresidual": residual, "dgamma": gamma, "dbeta": beta},
-        {"dy": dy, "x": x, "residual": residual},
+        {
+            "dy": dy,
+            "x": x,
+            "residual": residual,
+            "gamma": gamma,
+            "beta": beta,
+            "context.statistics": context.statistics,
+        },
         over={"dx": ("dy",), "dresidual": ("dy",)},
     )

@@ -175,6 +175,30 @@ def conv2d_backward(
     return differentiated(dy, x, weight, g, axis, algorithm, wanted, places)
 
 
+def check_options(
+    function: str,
+    stride: int | Pair,
+    padding: int | Pair | str,
+    dilation: int | Pair,
+    groups: int,
+    axis: int,
+) -> tuple[Pair, Pair | None, Pair, int]:
+    """Check how the window moves; return stride, padding (None for "same"), dilation, groups."""
+    if not checks.is_int(axis):
+        raise checks.wrong_type(function, "axis", axis, "1 or -1")
+    if axis not in (1, -1):
+        raise checks.wrong_value(function, "axis", axis, "1 or -1")
+    step = pair(function, "stride", stride)
+    spread = pair(function, "dilation", dilation)
+    groups = size(function, "groups", groups)
+    if not isinstance(padding, str):
+        return step, pair(function, "padding", padding, least=0), spread, groups
+    if padding != "same" or step != (1, 1):
+        expected = "an int, a pair of ints or, with stride 1, 'same'"
+        raise checks.wrong_value(function, "padding", padding, expected)
+    return step, None, spread, groups
+
+
 def geometry(
     function: str,
     x: Array,
@@ -189,13 +213,8 @@ def geometry(
     """Check every argument that the forward and the backward share."""
     checks.array(function, "x", x, ndim=4)
     checks.array(function, "weight", weight, ndim=4, dtype=x.dtype)
-    if axis not in (1, -1):
-        raise checks.wrong_value(function, "axis", axis, "1 or -1")
-    if algorithm not in ALGORITHMS:
-        raise checks.wrong_value(function, "algorithm", algorithm, f"one of {ALGORITHMS}")
-    step = pair(function, "stride", stride)
-    spread = pair(function, "dilation", dilation)
-    groups = size(function, "groups", groups)
+    checks.choice(function, "algorithm", algorithm, ALGORITHMS)
+    step, zeros, spread, groups = check_options(function, stride, padding, dilation, groups, axis)
     n, h, w, channels = np.moveaxis(x, axis, -1).shape
     k, c, *window = weight.shape
     if 0 in weight.shape or c * groups != channels or k % groups:
@@ -208,14 +227,10 @@ def geometry(
         )
 
     reach = [d * (r - 1) for d, r in zip(spread, window, strict=True)]
-    if isinstance(padding, str):
-        if padding != "same" or step != (1, 1):
-            expected = "an int, a pair of ints or, with stride 1, 'same'"
-            raise checks.wrong_value(function, "padding", padding, expected)
+    if zeros is None:
         before, both = [extra // 2 for extra in reach], reach
     else:
-        before = list(pair(function, "padding", padding, least=0))
-        both = [2 * zeros for zeros in before]
+        before, both = list(zeros), [2 * zero for zero in zeros]
     padded = h + both[0], w + both[1]
     if padded[0] <= reach[0] or padded[1] <= reach[1]:
         raise checks.wrong_value(

@@ -32,7 +32,13 @@ from nbnorm.functional.execution import (
     normalize_summed,
     output,
 )
-from nbnorm.functional.fusion import Normalized, check_batch, check_gradients, check_options
+from nbnorm.functional.fusion import (
+    Normalized,
+    check_batch,
+    check_context,
+    check_gradients,
+    check_options,
+)
 from nbnorm.functional.images import flat_like, images_for, images_of, new_images, returned
 from nbnorm.functional.layout import flat, layout_of
 from nbnorm.functional.parameters import check_statistics
@@ -309,7 +315,7 @@ def conv2d_batch_norm_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, or out overlaps an input.
+        A shape does not fit, out overlaps an input, or the context has been changed.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
@@ -331,9 +337,11 @@ def conv2d_batch_norm_backward(
             context,
             "the Conv2dBatchNormContext of a conv2d_batch_norm_forward",
         )
-    shape = context.normalization.x.shape
+    check_context(function, context)
+    g = geometry(function, context.x, context.weight, *context.options)
+    shape = output_shape(g, context.options.axis)
     owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
-    return _backward(dy, context, owed, _NOWHERE if out is None else out)
+    return _backward(dy, context, g, owed, _NOWHERE if out is None else out)
 
 
 # --- execution, on checked arguments --------------------------------------------------------
@@ -411,6 +419,7 @@ def _inference(
 def _backward(
     dy: Array,
     context: Conv2dBatchNormContext,
+    g: Geometry,
     owed: frozenset[str],
     out: Conv2dBatchNormGradients,
 ) -> Conv2dBatchNormGradients:
@@ -424,7 +433,6 @@ def _backward(
     )
     if dz is None:
         return Conv2dBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
-    g = geometry("conv2d_batch_norm_backward", x, weight, *options)
     dx, dweight, dbias = differentiated(
         dz, x, weight, g, options.axis, options.algorithm, through,
         Conv2dGradients(out.dx, out.dweight),

@@ -26,6 +26,7 @@ from nbnorm.functional.dense import (
 from nbnorm.functional.dense_by_covariance import (
     Standardized,
     differentiate_activation,
+    fits_product,
     gradient_of_rows,
     normalized_product,
     pays,
@@ -39,7 +40,13 @@ from nbnorm.functional.execution import (
     channel_parameters,
     normalize_summed,
 )
-from nbnorm.functional.fusion import Normalized, check_batch, check_gradients, check_options
+from nbnorm.functional.fusion import (
+    Normalized,
+    check_batch,
+    check_context,
+    check_gradients,
+    check_options,
+)
 from nbnorm.functional.gradients import channel_sums
 from nbnorm.functional.layout import layout_of, run_of
 from nbnorm.functional.parameters import check_statistics
@@ -86,9 +93,22 @@ class DenseBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tup
     __slots__ = ()
 
     @property
-    def product(self) -> Array:
+    def residual(self) -> Array | None:
+        """The forward's residual, by reference."""
+        kept = self.normalization if self.standardized is None else self.standardized
+        return kept.residual
+
+    def of_product(self) -> dict[str, Array]:
         """Z, or the standardized x in its place."""
-        return self.normalization.x if self.standardized is None else self.standardized.rows
+        if self.standardized is None:
+            return super().of_product()
+        return {"context.standardized.rows": self.standardized.rows}
+
+    def has_product(self, shape: tuple[int, ...]) -> bool:
+        """Whether z, or what is in its place, fits a y of this shape."""
+        if self.standardized is None:
+            return super().has_product(shape)
+        return fits_product(self.standardized, self.x, self.weight)
 
 
 def dense_batch_norm_forward(
@@ -287,7 +307,7 @@ def dense_batch_norm_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, or out overlaps an input.
+        A shape does not fit, out overlaps an input, or the context has been changed.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
@@ -308,6 +328,8 @@ def dense_batch_norm_backward(
         raise checks.wrong_type(
             function, "context", context, "the DenseBatchNormContext of a dense_batch_norm_forward"
         )
+    check_context(function, context)
+    check_operands(function, context.x, context.weight)
     shape = (*context.x.shape[:-1], len(context.weight))
     owed = check_gradients(function, dy, shape, context, DenseBatchNormGradients, needs, out)
     return _backward(dy, context, owed, _NOWHERE if out is None else out)
@@ -337,8 +359,9 @@ def _forward(
 
     def context(z: Array, kept: Array, standardized: Standardized | None) -> DenseBatchNormContext:
         layout = layout_of(z.shape, z.strides, (1,))
+        beside = rows if standardized is None else None
         normalization = BatchNormContext(
-            z, gamma, beta, rows, kept, n, layout, ddof, activation, frozen
+            z, gamma, beta, beside, kept, n, layout, ddof, activation, frozen
         )
         return DenseBatchNormContext(x, weight, bias, normalization, standardized)
 
@@ -346,10 +369,11 @@ def _forward(
         found = statistics_of_product(x.reshape(n, c), weight, bias, gamma, eps, ddof)
         if found is not None:
             kept, standardized = found
+            standardized = standardized._replace(residual=rows)
             y, written = rows_of_output(out, shape, x.dtype)
-            normalized_product(written, standardized, beta, activation, rows)
+            normalized_product(written, standardized, beta, activation)
             return delivered(y, written), context(np.empty((0, k), x.dtype), kept, standardized)
-    summed = None if statistics is not None else sums_for((n, k, c), x.dtype)
+    summed = sums_for((n, k, c), x.dtype) if statistics is None and k else None
     z = _product(x, weight, bias, summed)
     y, written = rows_of_output(out, shape, x.dtype)
     kept = np.empty((3, k))
@@ -419,7 +443,7 @@ def _backward(
     if context.standardized is not None:
         z = _product(x, weight, bias, None)
         layout = layout_of(z.shape, z.strides, (1,))
-        normalization = normalization._replace(x=z, layout=layout)
+        normalization = normalization._replace(x=z, layout=layout, residual=context.residual)
     through = owed & {"dx", "dweight", "dbias"}  # those that need dz
     shape = normalization.x.shape
     dresidual = written = place = None
@@ -459,9 +483,7 @@ def _backward_without_product(
     x, weight, bias, normalization, _ = context
     gamma, beta, activation = normalization.gamma, normalization.beta, normalization.activation
     k = len(weight)
-    differentiated = differentiate_activation(
-        dy.reshape(-1, k), standardized, beta, activation, normalization.residual
-    )
+    differentiated = differentiate_activation(dy.reshape(-1, k), standardized, beta, activation)
     if differentiated is None:
         return None
     n = normalization.count

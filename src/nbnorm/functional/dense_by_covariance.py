@@ -21,12 +21,13 @@ are seen before anything is written, and the ordinary way is taken instead.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbnorm.checks import Array
-from nbnorm.functional.batch_norm import batch_norm_forward
+from nbnorm.functional.batch_norm import batch_norm_forward, is_array
 from nbnorm.functional.execution import channel_statistics, summed_statistics
 from nbnorm.functional.layout import run_of
 from nbnorm.functional.plan import whole_vectors
@@ -51,16 +52,18 @@ LARGEST_MEAN = 4.0
 class Standardized(NamedTuple):
     """What takes the place of z in a context.
 
-    rows    (n, c) of x's type: xs
-    std     (c,) float64
-    gram    (c, c) float64: C
-    folded  (k, c) of x's type: diag(a) V, whose product with xs is y but for beta
+    rows      (n, c) of x's type: xs
+    std       (c,) float64
+    gram      (c, c) float64: C
+    folded    (k, c) of x's type: diag(a) V, whose product with xs is y but for beta
+    residual  (n, k) of x's type, or None
     """
 
     rows: Array
     std: Array
     gram: Array
     folded: Array
+    residual: Array | None = None
 
 
 def pays(n: int, k: int, c: int) -> bool:
@@ -96,15 +99,29 @@ def statistics_of_product(
     return np.stack([mean, var, inv_std]), Standardized(rows, std, gram, folded)
 
 
+def fits_product(standardized: Any, x: Array, weight: Array) -> bool:
+    """Whether the arrays are those of a product of x and weight."""
+    if type(standardized) is not Standardized:
+        return False
+    rows, std, gram, folded, residual = standardized
+    k, c = weight.shape
+    n = math.prod(x.shape[:-1])
+    return (
+        all(
+            is_array(*pair)
+            for pair in ((rows, (n, c)), (folded, (k, c)), (std, (c,)), (gram, (c, c)))
+        )
+        and rows.dtype == folded.dtype == x.dtype
+        and gram.dtype == np.float64
+        and (residual is None or (is_array(residual, (n, k)) and residual.dtype == x.dtype))
+    )
+
+
 def normalized_product(
-    y: Array,
-    standardized: Standardized,
-    beta: Array | None,
-    activation: Any,
-    residual: Array | None,
+    y: Array, standardized: Standardized, beta: Array | None, activation: Any
 ) -> None:
     """Writes y, flat: ``activation(xs folded^T + beta + residual)``."""
-    rows, _, _, folded = standardized
+    rows, _, _, folded, residual = standardized
     multiply(
         y, matrix(rows), matrix(folded).transposed, constants=_adding(beta, len(folded), y.dtype),
         residual=None if residual is None else run_of(residual), activation=activation,
@@ -125,15 +142,11 @@ class Differentiated(NamedTuple):
 
 
 def differentiate_activation(
-    dy: Array,
-    standardized: Standardized,
-    beta: Array | None,
-    activation: Any,
-    residual: Array | None,
+    dy: Array, standardized: Standardized, beta: Array | None, activation: Any
 ) -> Differentiated | None:
     """G from dy (n, k); None if dx would lose digits."""
     n, k = dy.shape
-    rows, _, _, folded = standardized
+    rows, _, _, folded, residual = standardized
     if activation is None:
         g = run_of(dy)
         statistics = channel_statistics(g, (n, k, 1))

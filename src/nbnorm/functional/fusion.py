@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional.activation import resolve_activation
-from nbnorm.functional.batch_norm import BatchNormContext
+from nbnorm.functional.batch_norm import BatchNormContext, fits, is_array, unfit
 from nbnorm.functional.gradients import check_places
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 
@@ -20,10 +21,13 @@ class Normalized:
 
     normalization: BatchNormContext
 
-    @property
-    def product(self) -> Array:
-        """What the context holds of the product that was normalized."""
-        return self.normalization.x
+    def of_product(self) -> dict[str, Array]:
+        """What the context holds of the product that was normalized, under its name in errors."""
+        return {"context.normalization.x": self.normalization.x}
+
+    def has_product(self, shape: tuple[int, ...]) -> bool:
+        """Whether it fits a y of this shape."""
+        return self.normalization.x.size == math.prod(shape)
 
     @property
     def mean(self) -> Array:
@@ -97,6 +101,21 @@ def check_batch(
         )
 
 
+def check_context(function: str, context: Any) -> None:
+    """Check that the arrays of a context fit together, as far as the product does not matter."""
+    x, weight, bias, normalization = context[:4]
+    if not (
+        type(normalization) is BatchNormContext
+        and fits(normalization)
+        and is_array(x, None)
+        and is_array(weight, None)
+        and x.dtype == weight.dtype == normalization.x.dtype
+        and normalization.layout.kept == weight.shape[:1]
+        and (bias is None or is_array(bias, weight.shape[:1]))
+    ):
+        raise unfit(function, context)
+
+
 def check_gradients(
     function: str,
     dy: Array,
@@ -110,19 +129,25 @@ def check_gradients(
 
     A gradient is owed if it is wanted and the forward had the argument.
     """
-    x, residual = context.x, context.residual
+    x, weight, bias, normalization = context[:4]
+    residual = context.residual
+    if not context.has_product(shape):
+        raise unfit(function, context)
     checks.like(function, "dy", dy, shape, x.dtype)
     wanted = checks.needs(function, needs, kind._fields)
     arguments: Mapping[str, Array | None] = {
         "x": x,
-        "weight": context.weight,
-        "bias": context.bias,
+        "weight": weight,
+        "bias": bias,
         "gamma": context.gamma,
         "beta": context.beta,
         "residual": None if residual is None else residual.reshape(shape),  # one row has one axis
     }
     sources = {f"d{name}": array for name, array in arguments.items()}
     if out is not None:
-        inputs = {"dy": dy, **arguments, "the context's own array": context.product}
+        inputs = {
+            "dy": dy, **arguments, **context.of_product(),
+            "context.statistics": normalization.statistics,
+        }  # fmt: skip
         check_places(function, kind, out, wanted, sources, inputs)
     return frozenset(name for name in wanted if sources[name] is not None)

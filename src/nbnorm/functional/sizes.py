@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from nbnorm import checks
+
+# No axis is as long, and no product of two such numbers is beyond what kernels count with.
+MOST = 2**31 - 1
 
 
 def size(function: str, name: str, value: Any, *, least: int = 1) -> int:
     """Return an int of `least` or more."""
     expected = f"an int of {least} or more"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if not checks.is_int(value):
         raise checks.wrong_type(function, name, value, expected)
     if value < least:
         raise checks.wrong_value(function, name, value, expected)
+    if value > MOST:
+        raise checks.wrong_value(function, name, value, f"{expected}, below 2**31")
     return int(value)
 
 

@@ -108,7 +108,7 @@ class Layer(ABC, Generic[Context]):
 
     def train(self, training: bool = True) -> Self:
         """Switch to training, or to inference if False, and return the layer."""
-        self.training = training
+        self.training = checks.flag(f"{type(self).__name__}.train", "training", training)
         return self
 
     def eval(self) -> Self:
@@ -210,28 +210,25 @@ class Layer(ABC, Generic[Context]):
         Raises
         ------
         ValueError
-            A name is missing or unknown, or a shape differs.
+            A name is missing or unknown, a shape differs, a number is too large for its type, or
+            a running variance or the number of batches is negative.
         TypeError
-            state is no mapping, or a type does not convert.
+            state is no mapping, an array is masked, or a type does not convert.
         """
         name = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state, Mapping):
             raise checks.wrong_type(name, "state", state, "a mapping from names to arrays")
         live = self._state()
         if state.keys() != live.keys():
+            lacking = sorted(live.keys() - state.keys())
+            unknown = sorted(state.keys() - live.keys(), key=str)
             raise ValueError(
-                f"{name}: state lacks {sorted(live.keys() - state.keys())} and has unknown "
-                f"{sorted(state.keys() - live.keys(), key=str)}; expected exactly {list(live)}"
+                f"{name}: state is a mapping that lacks {lacking} and has unknown {unknown}; "
+                f"expected exactly {list(live)}"
             )
         checked = {}
         for key, target in live.items():
-            value = np.asarray(state[key])
-            if value.shape != target.shape:
-                raise checks.wrong_value(name, key, value, f"shape {target.shape}")
-            if not np.can_cast(value.dtype, target.dtype, casting="same_kind"):
-                raise checks.wrong_type(name, key, value, f"a type that becomes {target.dtype}")
-            # A copy, because state may hold this layer's own arrays under other names.
-            checked[key] = value.astype(target.dtype)
+            checked[key] = _loaded(name, key, state[key], target)
         # Nothing below can fail.
         for key, value in checked.items():
             live[key][...] = value
@@ -282,3 +279,31 @@ class Layer(ABC, Generic[Context]):
         if residual is not None:
             name = f"{type(self).__name__}.forward"
             raise checks.wrong_type(name, "residual", residual, "None: this layer adds none")
+
+
+# What an inference would refuse, and what a cumulative mean would divide by.
+_NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
+
+
+def _loaded(function: str, name: str, given: Any, target: Array) -> Array:
+    """Check an entry of a state; return a copy in the shape and type of the array it is for.
+
+    A copy, because a state may hold this layer's own arrays under other names.
+    """
+    try:
+        value = np.asarray(given)
+    except ValueError:
+        raise checks.wrong_value(function, name, given, f"shape {target.shape}") from None
+    becomes = f"an array of a type that becomes {target.dtype}"
+    masked = isinstance(given, np.ma.MaskedArray)
+    if masked or not np.can_cast(value.dtype, target.dtype, casting="same_kind"):
+        raise checks.wrong_type(function, name, given, becomes)
+    if value.shape != target.shape:
+        raise checks.wrong_value(function, name, value, f"shape {target.shape}")
+    with np.errstate(over="ignore"):
+        copied = value.astype(target.dtype)
+    if (np.isfinite(copied) != np.isfinite(value)).any():
+        raise checks.wrong_value(function, name, value, f"numbers that {target.dtype} can hold")
+    if name.rpartition(".")[2] in _NEVER_NEGATIVE and (copied < 0).any():
+        raise checks.wrong_value(function, name, value, "no negative number")
+    return copied

@@ -175,6 +175,8 @@ def _kept_shape(
 ) -> tuple[int, ...]:
     features = num_features if isinstance(num_features, tuple) else (num_features,)
     axes = axis if isinstance(axis, tuple) else (axis,)
+    if not axes or not all(map(checks.is_int, axes)):
+        raise checks.wrong_type("BatchNorm", "axis", axis, "an int or a tuple of ints")
     if len(features) != len(axes):
         expected = f"as many sizes as there are in axis {axis}"
         raise checks.wrong_value("BatchNorm", "num_features", num_features, expected)

@@ -93,9 +93,6 @@ class Conv2d(Layer[Conv2dContext]):
         rng: Seed = None,
     ) -> None:
         super().__init__()
-        self.weight, self.bias = conv2d_parameters(
-            "Conv2d", in_channels, out_channels, kernel_size, groups, bias, dtype, rng
-        )
         self.options: Conv2dOptions = {
             "stride": stride,
             "padding": padding,
@@ -103,6 +100,9 @@ class Conv2d(Layer[Conv2dContext]):
             "groups": groups,
             "axis": axis,
         }
+        self.weight, self.bias = conv2d_parameters(
+            "Conv2d", in_channels, out_channels, kernel_size, self.options, bias, dtype, rng
+        )
 
     def __repr__(self) -> str:
         k, c, r, s = self.weight.shape

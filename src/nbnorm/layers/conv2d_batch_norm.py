@@ -107,9 +107,6 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         rng: Seed = None,
     ) -> None:
         super().__init__()
-        self.weight, self.bias = conv2d_parameters(
-            "Conv2dBatchNorm", in_channels, out_channels, kernel_size, groups, bias, dtype, rng
-        )
         self.options: Conv2dOptions = {
             "stride": stride,
             "padding": padding,
@@ -117,6 +114,10 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
             "groups": groups,
             "axis": axis,
         }
+        sizes = in_channels, out_channels, kernel_size
+        self.weight, self.bias = conv2d_parameters(
+            "Conv2dBatchNorm", *sizes, self.options, bias, dtype, rng
+        )
         self._start_normalizing(
             self.weight.shape[:1],
             eps=eps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from nbnorm import checks
 from nbnorm.checks import Array
+from nbnorm.functional.conv2d import check_options
 from nbnorm.functional.sizes import pair, size
 
 Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.Generator | None
@@ -18,8 +19,11 @@ Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.Gener
 
 def float_type(function: str, dtype: DTypeLike) -> np.dtype[Any]:
     """Return float32 or float64 as a dtype."""
-    found = np.dtype(dtype)
-    if found not in checks.FLOATS:
+    try:
+        found = None if dtype is None else np.dtype(dtype)  # NumPy's None is float64
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found not in checks.FLOATS:
         raise checks.wrong_type(function, "dtype", dtype, "float32 or float64")
     return found
 
@@ -51,15 +55,15 @@ def conv2d_parameters(
     in_channels: Any,
     out_channels: Any,
     kernel_size: Any,
-    groups: Any,
+    options: Mapping[str, Any],
     bias: bool,
     dtype: DTypeLike,
     rng: Seed,
 ) -> tuple[Array, Array | None]:
-    """Check the sizes of a convolution, and draw its weight and bias."""
+    """Check the sizes and options of a convolution, and draw its weight and bias."""
     c = size(function, "in_channels", in_channels)
     k = size(function, "out_channels", out_channels)
-    groups = size(function, "groups", groups)
+    *_, groups = check_options(function, **options)
     if c % groups or k % groups:
         expected = f"a divisor of in_channels = {c} and out_channels = {k}"
         raise checks.wrong_value(function, "groups", groups, expected)
@@ -71,7 +75,14 @@ def _weight_and_bias(
     function: str, shape: tuple[int, ...], bias: bool, dtype: DTypeLike, rng: Seed
 ) -> tuple[Array, Array | None]:
     dtype = float_type(function, dtype)
-    rng = np.random.default_rng(rng)
+    bias = checks.flag(function, "bias", bias)
+    expected = "a seed or a numpy.random.Generator"
+    try:
+        rng = np.random.default_rng(rng)
+    except TypeError:
+        raise checks.wrong_type(function, "rng", rng, expected) from None
+    except ValueError:
+        raise checks.wrong_value(function, "rng", rng, expected) from None
     fan_in = math.prod(shape[1:])
     weight = kaiming_uniform(rng, shape, fan_in, dtype)
     return weight, kaiming_uniform(rng, shape[:1], fan_in, dtype) if bias else None

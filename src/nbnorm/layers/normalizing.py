@@ -57,8 +57,9 @@ class Normalizing(Layer[Context]):
             expected = "None or a number from 0 to 1"
             if checks.number(name, "momentum", momentum, expected) > 1:
                 raise checks.wrong_value(name, "momentum", momentum, expected)
-        if running_var not in ("unbiased", "biased"):
-            raise checks.wrong_value(name, "running_var", running_var, "'unbiased' or 'biased'")
+        checks.choice(name, "running_var", running_var, ("unbiased", "biased"))
+        affine = checks.flag(name, "affine", affine)
+        tracked = checks.flag(name, "track_running_stats", track_running_stats)
         self.eps = checks.number(name, "eps", eps, "a finite number, 0 or more")
         self.momentum = momentum
         self.unbiased = running_var == "unbiased"
@@ -68,9 +69,9 @@ class Normalizing(Layer[Context]):
         dtype = float_type(name, dtype)
         self.gamma = np.ones(shape, dtype) if affine else None
         self.beta = np.zeros(shape, dtype) if affine else None
-        self.running_mean = np.zeros(shape) if track_running_stats else None
-        self.running_var = np.ones(shape) if track_running_stats else None
-        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+        self.running_mean = np.zeros(shape) if tracked else None
+        self.running_var = np.ones(shape) if tracked else None
+        self.num_batches_tracked = np.zeros((), np.int64) if tracked else None
 
     def _given_statistics(self) -> tuple[Array, Array] | None:
         """Return what takes the place of the batch's statistics, None where nothing does.

@@ -85,6 +85,13 @@ class Sequential(Layer[SequentialContext]):
         y, context = last.forward(x, residual)
         return y, SequentialContext((*contexts, context))
 
+    def _is_own(self, context: SequentialContext) -> bool:
+        # All of them now: a layer that refuses its own later would find gradients already added.
+        return len(context.contexts) == len(self.layers) and all(
+            isinstance(own, layer._context_type) and layer._is_own(own)  # noqa: SLF001  its own kind
+            for layer, own in zip(self.layers, context.contexts, strict=True)
+        )
+
     def _backward(self, dy: Array, context: SequentialContext) -> Array | tuple[Array, Array]:
         dresidual = None
         for layer, own in zip(reversed(self.layers), reversed(context.contexts), strict=True):
@@ -109,9 +116,10 @@ class Sequential(Layer[SequentialContext]):
 
     def train(self, training: bool = True) -> Self:
         """Switch all layers to training, or to inference if False, and return the Sequential."""
+        super().train(training)
         for layer in self.layers:
             layer.train(training)
-        return super().train(training)
+        return self
 
     def freeze(self, frozen: bool = True) -> Self:
         """Fix the statistics of every layer's batch norm, and return the Sequential."""

@@ -60,7 +60,10 @@ class SGD:
         expected = "a number from 0 to 1"
         if checks.number("SGD", "momentum", momentum, expected) > 1:
             raise checks.wrong_value("SGD", "momentum", momentum, expected)
-        members = [layers] if isinstance(layers, Layer) else list(layers)
+        try:
+            members = [layers] if isinstance(layers, Layer) else list(layers)
+        except TypeError:
+            members = []
         if not members or not all(isinstance(layer, Layer) for layer in members):
             raise checks.wrong_type("SGD", "layers", layers, "a Layer, or several")
         self.lr = lr
