@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ class Process:
         code = self._process.returncode
         assert code == 0, f"ends with {code}\n{out}\n{err}"
         return out, err
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+
+    def interrupted(self, after: float) -> str:
+        """Sends Ctrl-C so many seconds after its first line; what it printed to stderr."""
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        time.sleep(after)
+        self._process.send_signal(signal.SIGINT)
+        _, err = self._process.communicate(timeout=SECONDS)
+        assert self._process.returncode == -signal.SIGINT, err
+        return err
 
     def records(self, seconds: float = SECONDS) -> list[dict[str, Any]]:
         """The lines of JSON that it printed; TBB may print others."""

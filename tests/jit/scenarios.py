@@ -1,20 +1,24 @@
 """What test_threads.py runs, each scenario in a process of its own.
 
-    python -m tests.jit.scenarios NAME
+    python -m tests.jit.scenarios NAME [OPTIONS]
 
-A scenario prints one line of JSON for each piece of work: who did it, the digest of its results,
-and whether kernels ran in parallel.
+OPTIONS are JSON: "seconds", how long to go on, and "calls", the names of what to call (see
+calls.py). A scenario prints one line of JSON for each piece of work: who did it, the digest of its
+results, the calls and the faults in it, and whether kernels ran in parallel.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import faulthandler
-import hashlib
+import functools
 import importlib.metadata
 import json
 import multiprocessing
 import os
+import random
+import signal
 import sys
 import threading
 import time
@@ -23,13 +27,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numba
-import numpy as np
 
-from nbnorm import batch_norm_backward, batch_norm_forward
 from nbnorm.jit import threads
+from tests.jit import calls
+from tests.jit.calls import Work, together
 
 THREADS = 8
-SHAPE = (8, 64, 32, 32)
+
+_options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+SECONDS = _options.get("seconds", 0.0)
+NAMES = _options.get("calls", calls.BATCH_NORM)
 
 
 class Observed:
@@ -37,30 +44,20 @@ class Observed:
 
     def __init__(self, original: Callable[[], bool]) -> None:
         self.original = original
-        self.answers: list[bool] = []
+        self.answers: set[bool] = set()
 
     def __call__(self) -> bool:
-        self.answers.append(self.original())
-        return self.answers[-1]
+        answer = self.original()
+        self.answers.add(answer)
+        return answer
 
 
 observed = Observed(threads.runs_parallel)
 threads.runs_parallel = observed
 
 
-def work(repeats: int = 1) -> str:
-    """The digest of forward and backward, which every repetition must reach."""
-    digests = set()
-    for _ in range(repeats):
-        rng = np.random.default_rng(0)
-        x, dy = (rng.standard_normal(SHAPE, np.float32) for _ in range(2))
-        y, context = batch_norm_forward(x)
-        gradients = batch_norm_backward(dy, context)
-        digest = hashlib.sha256()
-        for result in (y, context.statistics, gradients.dx):
-            digest.update(np.ascontiguousarray(result))
-        digests.add(digest.hexdigest())
-    return " ".join(sorted(digests))
+def work(seconds: float = 0.0, first: int = 0) -> Work:
+    return calls.work(NAMES, seconds, first)
 
 
 def emit(record: dict[str, Any]) -> None:
@@ -68,14 +65,16 @@ def emit(record: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def report(who: str, digest: str | None = None) -> None:
-    """Prints a piece of work, done now unless its digest is given."""
-    digest = work() if digest is None else digest
-    answers, observed.answers = observed.answers, []
+def report(who: str, done: Work | None = None, faults: int = 0) -> None:
+    """Prints a piece of work, done now unless it is given."""
+    done = work() if done is None else done
+    answers, observed.answers = observed.answers, set()
     record = {
         "who": who,
-        "digest": digest,
-        "parallel": sorted(set(answers)),
+        "digest": done.digest,
+        "calls": done.calls,
+        "faults": faults,
+        "parallel": sorted(answers),
         "layer": threads._started_layer(),
     }
     emit(record)
@@ -87,7 +86,7 @@ def in_child(task: Callable[[], Any]) -> None:
     if child == 0:
         code = 1
         try:
-            observed.answers = []
+            observed.answers = set()
             task()
             code = 0
         finally:
@@ -99,8 +98,15 @@ def in_child(task: Callable[[], Any]) -> None:
 
 
 def child_and_grandchild() -> None:
-    report("child")
-    in_child(lambda: report("grandchild"))
+    report("child", faults=1)
+    in_child(lambda: report("grandchild", faults=1))
+
+
+def goes_on(least: int) -> Callable[[], bool]:
+    """Whether to repeat: until the time is over, and at least so many times."""
+    end = time.monotonic() + SECONDS
+    rounds = iter(range(least))
+    return lambda: next(rounds, None) is not None or time.monotonic() < end
 
 
 # --- scenarios ------------------------------------------------------------------------------
@@ -111,20 +117,21 @@ def once() -> None:
 
 
 def several_threads() -> None:
+    """Each begins with another call; together they start the layer."""
     barrier = threading.Barrier(THREADS)
-    digests = []
+    done = []
 
-    def task() -> None:
-        barrier.wait()  # the first call of all: they start the layer together
-        digests.append(work(repeats=4))
+    def task(number: int) -> None:
+        barrier.wait()
+        done.append(work(SECONDS, number))
 
-    workers = [threading.Thread(target=task) for _ in range(THREADS)]
+    workers = [threading.Thread(target=task, args=(number,)) for number in range(THREADS)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(digests) == THREADS
-    report("threads", " ".join(sorted(set(digests))))
+    assert len(done) == THREADS
+    report("threads", together(done))
     report("main afterwards")
 
 
@@ -157,22 +164,27 @@ def fork_after_use_by_a_thread() -> None:
 
 def fork_while_a_thread_works() -> None:
     """Many times: a child without protection hangs in one fork of five."""
-    work()
+    expected = work().digest
     stop = threading.Event()
 
     def task() -> None:
         while not stop.is_set():
-            work()
+            check()
+
+    def check() -> None:
+        assert work().digest == expected
 
     thread = threading.Thread(target=task)
     thread.start()
-    for _ in range(20):
-        in_child(work)
+    forks, again = 0, goes_on(20)
+    while again():
+        in_child(check)
+        forks += 1
     in_child(child_and_grandchild)
     stop.set()
     thread.join()
-    observed.answers = []
-    report("main afterwards")
+    observed.answers = set()
+    report("main afterwards", faults=forks)
 
 
 def fork_while_a_thread_compiles() -> None:
@@ -195,11 +207,115 @@ def fork_while_a_thread_compiles() -> None:
     report("main afterwards")
 
 
-def spawn() -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        digests = pool.map(work, [1, 1, 2, 2])
-    report("pool", " ".join(sorted(set(digests))))
+def _methods() -> list[str]:
+    return multiprocessing.get_all_start_methods()
+
+
+def pools() -> None:
+    """After use of the parent's own threads; each way to start processes."""
+    report("main")
+    for method in _methods():
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            done = pool.starmap(calls.work, [(NAMES, SECONDS, i) for i in range(4)])
+        report(method, together(done))
     report("main afterwards")
+
+
+def executors() -> None:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        done = list(pool.map(functools.partial(work, SECONDS), range(THREADS)))
+    report("threads", together(done))
+    for method in _methods():
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
+            done = list(pool.map(functools.partial(calls.work, NAMES, SECONDS), range(4)))
+        report(method, together(done))
+    report("main afterwards")
+
+
+def with_joblib() -> None:
+    import joblib
+
+    for backend in ("threading", "loky"):
+        parallel = joblib.Parallel(n_jobs=2, backend=backend)
+        done = parallel(joblib.delayed(calls.work)(NAMES, SECONDS, i) for i in range(4))
+        report(backend, together(done))
+    report("main afterwards")
+
+
+@functools.cache
+def _own_loop(driver: Any) -> Any:
+    """A driver's loop as a user would write it: compiled by himself, with Numba's own options."""
+    return numba.njit(parallel=True, nogil=True)(driver.py_func)
+
+
+def own_prange() -> None:
+    """The kernels that a public function runs, from a parallel loop of the user's own."""
+    report("main")
+    kernels = set()
+
+    def run(worker: Any, driver: Any, tiles: int, _: bool, *arguments: Any) -> None:
+        kernels.add(worker)
+        _own_loop(driver)(tiles, *arguments)
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("nbnorm.f")]:
+        if hasattr(module, "run"):
+            module.run = run
+    report("own loops", work(SECONDS))
+    assert kernels
+
+
+def interrupted() -> None:
+    """KeyboardInterrupt at random moments, followed by whole work."""
+    report("main")
+    rng = random.Random(0)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    interrupts, done, again = 0, [], goes_on(20)
+    while again():
+        start = time.perf_counter()
+        try:
+            done.append(work())
+            longest = time.perf_counter() - start
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, longest))
+            work()
+            time.sleep(longest)
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts >= 20
+    report("interrupted", together(done), interrupts)
+
+
+def interrupted_while_compiling() -> None:
+    rng = random.Random(0)
+    interrupts = 0
+
+    def interrupt(*_: Any) -> NoReturn:
+        nonlocal interrupts
+        interrupts += 1
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt)
+    while interrupts < 10:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.01, 0.5))
+        try:
+            work()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            break  # all is compiled
+        except KeyboardInterrupt:
+            continue
+    report("interrupted", faults=interrupts)
+
+
+def until_killed() -> None:
+    emit({"who": "ready"})
+    work(1e9)
+
+
+def daemon_threads_at_the_end() -> None:
+    """Threads that are inside kernels when the process ends."""
+    for number in range(THREADS):
+        threading.Thread(target=work, args=(1e9, number), daemon=True).start()
+    time.sleep(max(SECONDS / 5, 1.0))
 
 
 def one_processor() -> None:
@@ -210,19 +326,29 @@ def one_processor() -> None:
 
 def confined() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.execv(sys.executable, [sys.executable, "-m", "tests.jit.scenarios", "one_processor"])
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "tests.jit.scenarios", "one_processor", *sys.argv[2:]],
+    )
 
 
-def no_tbb() -> None:
+def missing() -> None:
+    """Without some of the layers: those named by the option "missing"."""
+
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise importlib.metadata.PackageNotFoundError
 
     def cannot_load(name: Any, *_: Any, **__: Any) -> NoReturn:
         raise OSError(name)
 
-    importlib.metadata.files = refuse
-    sys.modules["numba.np.ufunc.parallel"].CDLL = cannot_load
-    ctypes.CDLL = cannot_load
+    for layer in _options["missing"]:
+        if layer == "tbb":
+            importlib.metadata.files = refuse
+            sys.modules["numba.np.ufunc.parallel"].CDLL = cannot_load
+            ctypes.CDLL = cannot_load
+        else:
+            pool = {"omp": "omppool", "workqueue": "workqueue"}[layer]
+            sys.modules[f"numba.np.ufunc.{pool}"] = None  # type: ignore[assignment]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         several_threads()
