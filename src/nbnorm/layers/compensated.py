@@ -144,11 +144,13 @@ def statistics_gradients(
         return mean.astype(x.dtype)[np.newaxis], cast(Array, dvar)
     options, groups = product.options, product.options["groups"]
     dvar = conv2d_backward(deviation, x, weight, **options, needs=("dweight",)).dweight
-    shape = [*z.shape]
+    # The mean weighs samples alike, and the channels of a group: their sum and one channel do.
+    total = x.sum(axis=0, keepdims=True, dtype=np.float64).astype(x.dtype)
+    shape = [1, *z.shape[1:]]
     shape[axis] = groups
     even = np.full(shape, 1 / own.count, z.dtype)
-    first = np.ascontiguousarray(weight[:: k // groups])  # one channel a group; its shape is all
-    dmean = conv2d_backward(even, x, first, **options, needs=("dweight",)).dweight
+    first = np.ascontiguousarray(weight[:: k // groups])  # its shape is all that counts
+    dmean = conv2d_backward(even, total, first, **options, needs=("dweight",)).dweight
     return cast(Array, dmean), cast(Array, dvar)
 
 
