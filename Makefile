@@ -38,12 +38,13 @@ lint: .venv/installed-test
 compare: .venv/installed-bench
 	$(BIN)/python -m benchmarks.compare all
 
-# "existing": the code as it is now, in this environment, rather than a build of each commit. BENCH
-# is a regular expression, with . for everything:  make bench BENCH=conv2d_batch_norm.Ratio
+# "existing": the code as it is now, in this environment, rather than a build of each commit; on
+# as many threads as asv.conf.json says. BENCH is a regular expression, with . for everything:
+# make bench BENCH=conv2d_batch_norm.Ratio
 BENCH ?= ^(dense_)?batch_norm.(Function|Ratio|Fused)
 bench: .venv/installed-asv
 	$(BIN)/asv machine --yes
-	$(BIN)/asv run --quick --show-stderr --environment existing --bench '$(BENCH)'
+	NUMBA_NUM_THREADS=2 $(BIN)/asv run --quick --show-stderr --environment existing --bench '$(BENCH)'
 
 dashboard: .venv/installed-asv
 	$(BIN)/python -m benchmarks.dashboard

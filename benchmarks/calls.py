@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -108,8 +109,6 @@ def _kernels(call: Run) -> Run:
 @contextmanager
 def _replaced(old: object, new: object) -> Iterator[None]:
     """Another object in place of one that modules of nbnorm.functional have imported as `run`."""
-    import sys
-
     modules = [
         module
         for name, module in list(sys.modules.items())

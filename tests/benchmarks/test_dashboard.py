@@ -127,6 +127,9 @@ def test_the_grid_and_a_graph_need_no_network(asv, pages, browser):
         browser.get(address + "#/summarylist")  # its table is sorted by a plugin
         rows = until(browser, "return $('#summarylist-body tbody tr').length")
         assert rows == 2  # a benchmark for each shape
+        browser.get(address + "#/regressions")  # as is this one's
+        rows = until(browser, "return $('#regressions-body tbody tr').length")
+        assert rows == 2
         assert problems(browser) == []
 
 
