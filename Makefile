@@ -6,16 +6,19 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak lint compare bench clean
+.PHONY: help demo test soak lint compare bench dashboard dashboard-view notebooks clean
 
 help:
-	@echo "make demo     train a network on handwritten digits, with and without batch norm"
-	@echo "make test     linters, types, import rules and tests"
-	@echo "make lint     the first three alone"
-	@echo "make soak     the long tests: threads, forks, damaged caches, random calls"
-	@echo "make compare  speed against other libraries (installs them)"
-	@echo "make bench    a quick run of the asv suite (installs the other libraries too)"
-	@echo "make clean    remove .venv and caches"
+	@echo "make demo            train a network on handwritten digits, with and without batch norm"
+	@echo "make test            linters, types, import rules and tests"
+	@echo "make lint            the first three alone"
+	@echo "make soak            the long tests: threads, forks, damaged caches, random calls"
+	@echo "make compare         speed against other libraries (installs them)"
+	@echo "make bench           a quick run of a part of the asv suites, on the code as it is"
+	@echo "make dashboard       the suites on a few commits of main, as pages that need no network"
+	@echo "make dashboard-view  show those pages at http://127.0.0.1:8000/"
+	@echo "make notebooks       run the notebooks and keep their outputs"
+	@echo "make clean           remove .venv and caches"
 
 demo: .venv/installed-demo
 	$(BIN)/python examples/train_digits.py
@@ -35,10 +38,21 @@ lint: .venv/installed-test
 compare: .venv/installed-bench
 	$(BIN)/python -m benchmarks.compare all
 
-# "existing": the code as it is now, in this environment, rather than a build of each commit.
-bench: .venv/installed-bench
+# "existing": the code as it is now, in this environment, rather than a build of each commit. BENCH
+# is a regular expression, with . for everything:  make bench BENCH=conv2d_batch_norm.Ratio
+BENCH ?= ^(dense_)?batch_norm.(Function|Ratio|Fused)
+bench: .venv/installed-asv
 	$(BIN)/asv machine --yes
-	$(BIN)/asv run --quick --show-stderr --environment existing
+	$(BIN)/asv run --quick --show-stderr --environment existing --bench '$(BENCH)'
+
+dashboard: .venv/installed-asv
+	$(BIN)/python -m benchmarks.dashboard
+
+dashboard-view:
+	python3 -m http.server --bind 127.0.0.1 --directory .asv/html 8000
+
+notebooks: .venv/installed-notebooks
+	$(BIN)/python notebooks/execute.py
 
 # One stamp for each extra, so that nothing is installed twice until pyproject.toml changes.
 .venv/installed-%: pyproject.toml .venv/created

@@ -1,18 +1,14 @@
-"""The asv suite of convolutions, alone and with batch norm and ReLU: functions and layer.
-
-The `track_` benchmarks are the ones to compare between commits (`batch_norm.py` says why): the time
-of a call over that of NumPy's matmul of as many operations, (k, c r s) times (c r s, n h w), a step
-forward and backward over three of them. The matrix that such a convolution would have to lay out
-first is not counted. nbnorm is imported in `setup`, so that a name missing in an old commit fails
-its own benchmarks only.
-"""
+"""The asv suite of convolutions with batch norm and ReLU: kernel, function and layer."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
+from benchmarks.calls import Calls, Directions, kernels_of, step, warm_up
 from benchmarks.products import Conv2d
-from benchmarks.ratio import ratio_to_blas
+from benchmarks.ratio import on_one_thread, ratio
 
 SHAPES = {
     "3x3 4x64x56": Conv2d(4, 64, 56, 64, 3),
@@ -24,159 +20,234 @@ SHAPES = {
 LAYOUTS = ["channels-first", "channels-last"]
 
 
-class _Arrays:
-    """Arrays of one shape and layout."""
+class Arrays(NamedTuple):
+    """Data of one shape and layout; `out`, `dx` and `dweight` are written."""
 
+    x: np.ndarray
+    weight: np.ndarray
+    dy: np.ndarray
+    gamma: np.ndarray
+    beta: np.ndarray
+    out: np.ndarray
+    dx: np.ndarray
+    dweight: np.ndarray
+    axis: int
+    options: dict[str, Any]  # of the convolution
+
+
+def arrays(shape: str, layout: str) -> Arrays:
+    sizes = SHAPES[shape]
+    axis = 1 if layout == "channels-first" else -1
+    rng = np.random.default_rng(0)
+    x, weight, dy = (
+        rng.standard_normal(dimensions, dtype=np.float32)
+        for dimensions in (sizes.x_shape, sizes.weight_shape, sizes.y_shape)
+    )
+    x, dy = (np.ascontiguousarray(np.moveaxis(images, 1, axis)) for images in (x, dy))
+    gamma, beta = (rng.random(sizes.k, dtype=np.float32) for _ in range(2))
+    written = map(np.empty_like, (dy, x, weight))
+    return Arrays(x, weight, dy, gamma, beta, *written, axis, sizes.options)
+
+
+def fused_calls(data: Arrays) -> Calls:
+    """With batch norm and ReLU; outputs preallocated."""
+    import nbnorm
+
+    x, weight, dy, gamma, beta, out, dx, dweight, axis, options = data
+    keywords = options | {"axis": axis, "activation": "relu"}
+    gradients = nbnorm.Conv2dBatchNormGradients(dx=dx, dweight=dweight)
+
+    def forward() -> tuple:
+        return nbnorm.conv2d_batch_norm_forward(x, weight, gamma, beta, out=out, **keywords)
+
+    _, context = forward()
+    mean, var = context.mean, context.var
+    return Calls(
+        forward,
+        lambda: nbnorm.conv2d_batch_norm_backward(dy, context, out=gradients),
+        lambda: nbnorm.conv2d_batch_norm_inference(
+            x, weight, mean, var, gamma, beta, out=out, **keywords
+        ),
+    )
+
+
+def separate_calls(data: Arrays) -> Calls:
+    """The same by the convolution's functions and batch norm's."""
+    import nbnorm
+
+    x, weight, dy, gamma, beta, out, dx, dweight, axis, options = data
+    z, dz = (np.empty_like(out) for _ in range(2))
+    convolution = options | {"axis": axis}
+    normalization = {"axis": axis, "activation": "relu", "out": out}
+    normalized = nbnorm.BatchNormGradients(dx=dz)
+    gradients, needs = nbnorm.Conv2dGradients(dx, dweight, None), ("dx", "dweight")
+
+    def forward() -> tuple:
+        nbnorm.conv2d_forward(x, weight, out=z, **convolution)
+        return nbnorm.batch_norm_forward(z, gamma, beta, **normalization)
+
+    _, context = forward()
+    mean, var = context.mean, context.var
+
+    def backward() -> None:
+        nbnorm.batch_norm_backward(dy, context, out=normalized)
+        nbnorm.conv2d_backward(dz, x, weight, needs=needs, out=gradients, **convolution)
+
+    def inference() -> None:
+        nbnorm.conv2d_forward(x, weight, out=z, **convolution)
+        nbnorm.batch_norm_inference(z, mean, var, gamma, beta, **normalization)
+
+    return Calls(forward, backward, inference)
+
+
+def alone_calls(data: Arrays) -> Calls:
+    """Without batch norm, where inference is the forward."""
+    import nbnorm
+
+    x, weight, dy, _, _, out, dx, dweight, axis, options = data
+    keywords = options | {"axis": axis}
+    gradients, needs = nbnorm.Conv2dGradients(dx, dweight, None), ("dx", "dweight")
+
+    def forward() -> np.ndarray:
+        return nbnorm.conv2d_forward(x, weight, out=out, **keywords)
+
+    return Calls(
+        forward,
+        lambda: nbnorm.conv2d_backward(dy, x, weight, needs=needs, out=gradients, **keywords),
+        forward,
+    )
+
+
+def products(data: Arrays) -> Calls:
+    """NumPy's matmuls of as many operations, a group at a time: (k, c r s) times (c r s, n h w).
+
+    The matrix that such a convolution would have to lay out first is there already.
+    """
+    groups = data.options["groups"]
+    k, depth = len(data.weight) // groups, data.weight[0].size
+    columns = data.dy.size // len(data.weight)
+    rng = np.random.default_rng(1)
+    a, b, c = (
+        rng.random((groups, *sizes), dtype=np.float32)
+        for sizes in ((k, depth), (depth, columns), (k, columns))
+    )
+    da, db, ab = map(np.empty_like, (a, b, c))
+
+    def forward() -> None:
+        np.matmul(a, b, out=ab)
+
+    def backward() -> None:
+        np.matmul(a.swapaxes(1, 2), c, out=db)
+        np.matmul(c, b.swapaxes(1, 2), out=da)
+
+    return Calls(forward, backward, forward)
+
+
+class _Conv2d(Directions):
     params = (list(SHAPES), LAYOUTS)
     param_names = ("shape", "layout")
 
-    def setup(self, shape: str, layout: str) -> None:
-        self.sizes = sizes = SHAPES[shape]
-        axis = 1 if layout == "channels-first" else -1
-        rng = np.random.default_rng(0)
-        x, self.weight, dy = (
-            rng.standard_normal(shape, dtype=np.float32)
-            for shape in (sizes.x_shape, sizes.weight_shape, sizes.y_shape)
-        )
-        self.x, self.dy = (np.ascontiguousarray(np.moveaxis(v, 1, axis)) for v in (x, dy))
-        self.gamma = rng.random(sizes.k, dtype=np.float32)
-        self.beta = rng.random(sizes.k, dtype=np.float32)
-        self.out, self.dx = np.empty_like(self.dy), np.empty_like(self.x)
-        self.dweight = np.empty_like(self.weight)
-        self.keywords = sizes.options | {"axis": axis}
+
+class Kernel(_Conv2d):
+    """The compiled code of a call, on arrays made before."""
+
+    def prepare(self, shape: str, layout: str) -> Calls:
+        return kernels_of(fused_calls(arrays(shape, layout)))
 
 
-class _Conv2d(_Arrays):
-    """The convolution alone, compiled."""
+class Function(_Conv2d):
+    """Single calls, outputs preallocated."""
 
-    def setup(self, shape: str, layout: str) -> None:
+    def prepare(self, shape: str, layout: str) -> Calls:
+        return fused_calls(arrays(shape, layout))
+
+
+class AloneFunction(_Conv2d):
+    """Without batch norm; there inference is the forward."""
+
+    def prepare(self, shape: str, layout: str) -> Calls:
+        return alone_calls(arrays(shape, layout))
+
+
+class Layer(_Conv2d):
+    """Single calls, which make their outputs."""
+
+    def prepare(self, shape: str, layout: str) -> Calls:
         import nbnorm
 
-        super().setup(shape, layout)
-        x, weight, dy, keywords = self.x, self.weight, self.dy, self.keywords
-        out, needs = nbnorm.Conv2dGradients(self.dx, self.dweight, None), ("dx", "dweight")
-        self.forward = lambda: nbnorm.conv2d_forward(x, weight, out=self.out, **keywords)
-        self.backward = lambda: nbnorm.conv2d_backward(
-            dy, x, weight, needs=needs, out=out, **keywords
+        data, sizes = arrays(shape, layout), SHAPES[shape]
+        x, dy = data.x, data.dy
+        keywords = data.options | {"axis": data.axis, "activation": "relu"}
+        layer, frozen = (
+            nbnorm.Conv2dBatchNorm(sizes.c, sizes.k, sizes.r, **keywords) for _ in range(2)
         )
-        for call in (self.forward, self.backward):
-            call()
+        _, context = layer.forward(x)
+        frozen.eval()
+        return Calls(
+            lambda: layer.forward(x),
+            lambda: layer.backward(dy, context),
+            lambda: frozen.forward(x),
+        )
 
 
-class _Conv2dBatchNorm(_Arrays):
-    """With batch norm and ReLU, functions and layer, compiled."""
+class Fused:
+    """Times over those of the convolution and then batch norm, each by its own function."""
+
+    params = (list(SHAPES), LAYOUTS)
+    param_names = ("shape", "layout")
+    unit = "times separate"
 
     def setup(self, shape: str, layout: str) -> None:
-        import nbnorm
+        on_one_thread()
+        data = arrays(shape, layout)
+        self.fused, self.separate = fused_calls(data), separate_calls(data)
+        warm_up(self.fused, self.separate)
 
-        super().setup(shape, layout)
-        x, weight, gamma, beta, out = self.x, self.weight, self.gamma, self.beta, self.out
-        keywords = self.keywords | {"activation": "relu"}
-        dy, gradients = self.dy, nbnorm.Conv2dBatchNormGradients(dx=self.dx, dweight=self.dweight)
+    def track_step_over_separate(self, shape: str, layout: str) -> float:
+        return ratio(step(self.fused), step(self.separate))
 
-        def forward() -> object:
-            return nbnorm.conv2d_batch_norm_forward(x, weight, gamma, beta, out=out, **keywords)
-
-        _, context = forward()
-        mean, var = context.mean, context.var
-        sizes = self.sizes
-        layer = nbnorm.Conv2dBatchNorm(sizes.c, sizes.k, sizes.r, **keywords)
-
-        def layer_step() -> None:
-            layer(x)
-            layer.backward(dy)
-
-        self.forward = forward
-        self.backward = lambda: nbnorm.conv2d_batch_norm_backward(dy, context, out=gradients)
-        self.inference = lambda: nbnorm.conv2d_batch_norm_inference(
-            x, weight, mean, var, gamma, beta, out=out, **keywords
-        )
-        self.layer_step = layer_step
-        for call in (self.forward, self.backward, self.inference, self.layer_step):
-            call()
+    def track_inference_over_separate(self, shape: str, layout: str) -> float:
+        return ratio(self.fused.inference, self.separate.inference)
 
 
-class _Matmul:
-    """NumPy's products of the same size, a group at a time."""
+class Ratio:
+    """Times over those of NumPy's matmuls of as many operations."""
 
+    params = (list(SHAPES), LAYOUTS)
+    param_names = ("shape", "layout")
     unit = "times matmul"
 
     def setup(self, shape: str, layout: str) -> None:
-        super().setup(shape, layout)
-        sizes = self.sizes
-        k, depth = sizes.k // sizes.groups, self.weight[0].size
-        n_values = self.dy.size // sizes.k
-        rng = np.random.default_rng(1)
-        self.rows, self.columns, self.products = (
-            rng.random((sizes.groups, *shape), dtype=np.float32)
-            for shape in ((k, depth), (depth, n_values), (k, n_values))
-        )
-        self.results = [np.empty_like(v) for v in (self.products, self.columns, self.rows)]
-
-    def matmul(self) -> None:
-        np.matmul(self.rows, self.columns, out=self.results[0])
-
-    def three_matmuls(self) -> None:
-        self.matmul()
-        np.matmul(self.rows.swapaxes(1, 2), self.products, out=self.results[1])
-        np.matmul(self.products, self.columns.swapaxes(1, 2), out=self.results[2])
-
-    def step(self) -> None:
-        self.forward()
-        self.backward()
-
-
-class TimeConv2d(_Conv2d):
-    """Times of single calls, outputs preallocated."""
-
-    def time_forward(self, shape: str, layout: str) -> None:
-        self.forward()
-
-    def time_backward(self, shape: str, layout: str) -> None:
-        self.backward()
-
-
-class TimeConv2dBatchNorm(_Conv2dBatchNorm):
-    """Times of single calls, outputs preallocated where the function allows."""
-
-    def time_forward(self, shape: str, layout: str) -> None:
-        self.forward()
-
-    def time_backward(self, shape: str, layout: str) -> None:
-        self.backward()
-
-    def time_inference(self, shape: str, layout: str) -> None:
-        self.inference()
-
-    def time_layer_step(self, shape: str, layout: str) -> None:
-        self.layer_step()
-
-
-class RatioConv2d(_Matmul, _Conv2d):
-    """Times over NumPy's, which a noisy machine does not disturb."""
+        on_one_thread()
+        data = arrays(shape, layout)
+        self.fused, self.limit = fused_calls(data), products(data)
+        warm_up(self.fused)
 
     def track_forward_over_matmul(self, shape: str, layout: str) -> float:
-        return ratio_to_blas(self.forward, self.matmul)
-
-    def track_step_over_three_matmuls(self, shape: str, layout: str) -> float:
-        return ratio_to_blas(self.step, self.three_matmuls)
-
-
-class RatioConv2dBatchNorm(_Matmul, _Conv2dBatchNorm):
-    """The same with batch norm and ReLU."""
-
-    def track_forward_over_matmul(self, shape: str, layout: str) -> float:
-        return ratio_to_blas(self.forward, self.matmul)
+        return ratio(self.fused.forward, self.limit.forward)
 
     def track_inference_over_matmul(self, shape: str, layout: str) -> float:
-        return ratio_to_blas(self.inference, self.matmul)
+        return ratio(self.fused.inference, self.limit.forward)
 
     def track_step_over_three_matmuls(self, shape: str, layout: str) -> float:
-        return ratio_to_blas(self.step, self.three_matmuls)
+        return ratio(step(self.fused), step(self.limit))
 
 
-class MemoryConv2dBatchNorm(_Conv2dBatchNorm):
-    """The peak of the process; `python -m benchmarks.compare` has the growth, beside PyTorch's."""
+class AloneRatio:
+    """The same without batch norm."""
 
-    def peakmem_layer_step(self, shape: str, layout: str) -> None:
-        self.layer_step()
+    params = (list(SHAPES), LAYOUTS)
+    param_names = ("shape", "layout")
+    unit = "times matmul"
+
+    def setup(self, shape: str, layout: str) -> None:
+        on_one_thread()
+        data = arrays(shape, layout)
+        self.calls, self.limit = alone_calls(data), products(data)
+        warm_up(self.calls)
+
+    def track_forward_over_matmul(self, shape: str, layout: str) -> float:
+        return ratio(self.calls.forward, self.limit.forward)
+
+    def track_step_over_three_matmuls(self, shape: str, layout: str) -> float:
+        return ratio(step(self.calls), step(self.limit))

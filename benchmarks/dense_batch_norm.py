@@ -1,16 +1,13 @@
-"""The asv suite of dense layers, alone and with batch norm and ReLU: functions and layer.
-
-The `track_` benchmarks are the ones to compare between commits (`batch_norm.py` says why): the time
-of a call over that of NumPy's matmul on matrices of the same size, or of three for a step forward
-and backward. nbnorm is imported in `setup`, so that a name missing in an old commit fails its own
-benchmarks only.
-"""
+"""The asv suite of dense layers with batch norm and ReLU: kernel, function and layer."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from benchmarks.ratio import ratio_to_blas
+from benchmarks.calls import Calls, Directions, kernels_of, step, warm_up
+from benchmarks.ratio import on_one_thread, ratio
 
 SHAPES = {  # (n, c, k)
     "256x784x512": (256, 784, 512),
@@ -20,139 +17,212 @@ SHAPES = {  # (n, c, k)
 }
 
 
-class _Arrays:
-    """Arrays of one shape."""
+class Arrays(NamedTuple):
+    """Data of one shape; `out`, `dx` and `dweight` are written."""
 
+    x: np.ndarray
+    weight: np.ndarray
+    dy: np.ndarray
+    gamma: np.ndarray
+    beta: np.ndarray
+    out: np.ndarray
+    dx: np.ndarray
+    dweight: np.ndarray
+
+
+def arrays(shape: str) -> Arrays:
+    n, c, k = SHAPES[shape]
+    rng = np.random.default_rng(0)
+    x, weight, dy = (
+        rng.standard_normal(sizes, dtype=np.float32) for sizes in ((n, c), (k, c), (n, k))
+    )
+    weight /= np.float32(c**0.5)
+    gamma, beta = (rng.random(k, dtype=np.float32) for _ in range(2))
+    return Arrays(x, weight, dy, gamma, beta, *map(np.empty_like, (dy, x, weight)))
+
+
+def fused_calls(data: Arrays) -> Calls:
+    """With batch norm and ReLU; outputs preallocated."""
+    import nbnorm
+
+    x, weight, dy, gamma, beta, out, dx, dweight = data
+    gradients = nbnorm.DenseBatchNormGradients(dx=dx, dweight=dweight)
+
+    def forward() -> tuple:
+        return nbnorm.dense_batch_norm_forward(x, weight, gamma, beta, activation="relu", out=out)
+
+    _, context = forward()
+    mean, var = context.mean, context.var
+    return Calls(
+        forward,
+        lambda: nbnorm.dense_batch_norm_backward(dy, context, out=gradients),
+        lambda: nbnorm.dense_batch_norm_inference(
+            x, weight, mean, var, gamma, beta, activation="relu", out=out
+        ),
+    )
+
+
+def separate_calls(data: Arrays) -> Calls:
+    """The same by the dense layer's functions and batch norm's."""
+    import nbnorm
+
+    x, weight, dy, gamma, beta, out, dx, dweight = data
+    z, dz = (np.empty_like(out) for _ in range(2))
+    normalized = nbnorm.BatchNormGradients(dx=dz)
+    gradients = nbnorm.DenseGradients(dx, dweight, None)
+    needs = ("dx", "dweight")
+
+    def forward() -> tuple:
+        nbnorm.dense_forward(x, weight, out=z)
+        return nbnorm.batch_norm_forward(z, gamma, beta, activation="relu", out=out)
+
+    _, context = forward()
+    mean, var = context.mean, context.var
+
+    def backward() -> None:
+        nbnorm.batch_norm_backward(dy, context, out=normalized)
+        nbnorm.dense_backward(dz, x, weight, needs=needs, out=gradients)
+
+    def inference() -> None:
+        nbnorm.dense_forward(x, weight, out=z)
+        nbnorm.batch_norm_inference(z, mean, var, gamma, beta, activation="relu", out=out)
+
+    return Calls(forward, backward, inference)
+
+
+def alone_calls(data: Arrays) -> Calls:
+    """Without batch norm, where inference is the forward."""
+    import nbnorm
+
+    x, weight, dy, _, _, out, dx, dweight = data
+    gradients, needs = nbnorm.DenseGradients(dx, dweight, None), ("dx", "dweight")
+
+    def forward() -> np.ndarray:
+        return nbnorm.dense_forward(x, weight, out=out)
+
+    return Calls(
+        forward,
+        lambda: nbnorm.dense_backward(dy, x, weight, needs=needs, out=gradients),
+        forward,
+    )
+
+
+def products(data: Arrays) -> Calls:
+    """NumPy's matmuls in place of each."""
+    x, weight, dy, _, _, out, dx, dweight = data
+
+    def forward() -> None:
+        np.matmul(x, weight.T, out=out)
+
+    def backward() -> None:
+        np.matmul(dy, weight, out=dx)
+        np.matmul(dy.T, x, out=dweight)
+
+    return Calls(forward, backward, forward)
+
+
+class _Dense(Directions):
     params = (list(SHAPES),)
     param_names = ("shape",)
 
-    def setup(self, shape: str) -> None:
-        n, c, k = SHAPES[shape]
-        rng = np.random.default_rng(0)
-        self.x = rng.standard_normal((n, c), dtype=np.float32)
-        self.weight = rng.standard_normal((k, c), dtype=np.float32) / np.float32(c**0.5)
-        self.dy = rng.standard_normal((n, k), dtype=np.float32)
-        self.gamma = rng.random(k, dtype=np.float32)
-        self.beta = rng.random(k, dtype=np.float32)
-        self.out = np.empty_like(self.dy)
-        self.dx = np.empty_like(self.x)
-        self.dweight = np.empty_like(self.weight)
 
-    def matmul(self) -> None:
-        np.matmul(self.x, self.weight.T, out=self.out)
+class Kernel(_Dense):
+    """The compiled code of a call, on arrays made before."""
 
-    def three_matmuls(self) -> None:
-        self.matmul()
-        np.matmul(self.dy, self.weight, out=self.dx)
-        np.matmul(self.dy.T, self.x, out=self.dweight)
+    def prepare(self, shape: str) -> Calls:
+        return kernels_of(fused_calls(arrays(shape)))
 
 
-class _Dense(_Arrays):
-    """The dense layer alone, compiled."""
+class Function(_Dense):
+    """Single calls, outputs preallocated."""
 
-    def setup(self, shape: str) -> None:
+    def prepare(self, shape: str) -> Calls:
+        return fused_calls(arrays(shape))
+
+
+class AloneFunction(_Dense):
+    """Without batch norm; there inference is the forward."""
+
+    def prepare(self, shape: str) -> Calls:
+        return alone_calls(arrays(shape))
+
+
+class Layer(_Dense):
+    """Single calls, which make their outputs."""
+
+    def prepare(self, shape: str) -> Calls:
         import nbnorm
 
-        super().setup(shape)
-        out = nbnorm.DenseGradients(self.dx, self.dweight, None)
-        needs = ("dx", "dweight")
-        self.forward = lambda: nbnorm.dense_forward(self.x, self.weight, out=self.out)
-        self.backward = lambda: nbnorm.dense_backward(
-            self.dy, self.x, self.weight, needs=needs, out=out
+        data = arrays(shape)
+        x, dy, (k, c) = data.x, data.dy, data.weight.shape
+        layer, frozen = (nbnorm.DenseBatchNorm(c, k, activation="relu") for _ in range(2))
+        _, context = layer.forward(x)
+        frozen.eval()
+        return Calls(
+            lambda: layer.forward(x),
+            lambda: layer.backward(dy, context),
+            lambda: frozen.forward(x),
         )
-        for call in (self.forward, self.backward):
-            call()
-
-    def step(self) -> None:
-        self.forward()
-        self.backward()
 
 
-class _DenseBatchNorm(_Arrays):
-    """With batch norm and ReLU, functions and layer, compiled."""
+class Fused:
+    """Times over those of the dense layer and then batch norm, each by its own function."""
+
+    params = (list(SHAPES),)
+    param_names = ("shape",)
+    unit = "times separate"
 
     def setup(self, shape: str) -> None:
-        import nbnorm
+        on_one_thread()
+        data = arrays(shape)
+        self.fused, self.separate = fused_calls(data), separate_calls(data)
+        warm_up(self.fused, self.separate)
 
-        super().setup(shape)
-        x, weight, gamma, beta, out = self.x, self.weight, self.gamma, self.beta, self.out
-        dy, gradients = self.dy, nbnorm.DenseBatchNormGradients(dx=self.dx, dweight=self.dweight)
+    def track_step_over_separate(self, shape: str) -> float:
+        return ratio(step(self.fused), step(self.separate))
 
-        def forward() -> object:
-            return nbnorm.dense_batch_norm_forward(
-                x, weight, gamma, beta, activation="relu", out=out
-            )
-
-        _, context = forward()
-        mean, var = context.mean, context.var
-        layer = nbnorm.DenseBatchNorm(x.shape[1], len(weight), activation="relu")
-
-        def layer_step() -> None:
-            layer(x)
-            layer.backward(dy)
-
-        self.forward = forward
-        self.backward = lambda: nbnorm.dense_batch_norm_backward(dy, context, out=gradients)
-        self.inference = lambda: nbnorm.dense_batch_norm_inference(
-            x, weight, mean, var, gamma, beta, activation="relu", out=out
-        )
-        self.layer_step = layer_step
-        for call in (self.forward, self.backward, self.inference, self.layer_step):
-            call()
-
-    def step(self) -> None:
-        self.forward()
-        self.backward()
+    def track_inference_over_separate(self, shape: str) -> float:
+        return ratio(self.fused.inference, self.separate.inference)
 
 
-class TimeDense(_Dense):
-    """Times of single calls, outputs preallocated."""
+class Ratio:
+    """Times over those of NumPy's matmuls of the same matrices."""
 
-    def time_forward(self, shape: str) -> None:
-        self.forward()
-
-    def time_backward(self, shape: str) -> None:
-        self.backward()
-
-
-class TimeDenseBatchNorm(_DenseBatchNorm):
-    """Times of single calls, outputs preallocated where the function allows."""
-
-    def time_forward(self, shape: str) -> None:
-        self.forward()
-
-    def time_backward(self, shape: str) -> None:
-        self.backward()
-
-    def time_inference(self, shape: str) -> None:
-        self.inference()
-
-    def time_layer_step(self, shape: str) -> None:
-        self.layer_step()
-
-
-class RatioDense(_Dense):
-    """Times over NumPy's, which a noisy machine does not disturb."""
-
+    params = (list(SHAPES),)
+    param_names = ("shape",)
     unit = "times matmul"
 
-    def track_forward_over_matmul(self, shape: str) -> float:
-        return ratio_to_blas(self.forward, self.matmul)
-
-    def track_step_over_three_matmuls(self, shape: str) -> float:
-        return ratio_to_blas(self.step, self.three_matmuls)
-
-
-class RatioDenseBatchNorm(_DenseBatchNorm):
-    """The same with batch norm and ReLU."""
-
-    unit = "times matmul"
+    def setup(self, shape: str) -> None:
+        on_one_thread()
+        data = arrays(shape)
+        self.fused, self.limit = fused_calls(data), products(data)
+        warm_up(self.fused)
 
     def track_forward_over_matmul(self, shape: str) -> float:
-        return ratio_to_blas(self.forward, self.matmul)
+        return ratio(self.fused.forward, self.limit.forward)
 
     def track_inference_over_matmul(self, shape: str) -> float:
-        return ratio_to_blas(self.inference, self.matmul)
+        return ratio(self.fused.inference, self.limit.forward)
 
     def track_step_over_three_matmuls(self, shape: str) -> float:
-        return ratio_to_blas(self.step, self.three_matmuls)
+        return ratio(step(self.fused), step(self.limit))
+
+
+class AloneRatio:
+    """The same without batch norm."""
+
+    params = (list(SHAPES),)
+    param_names = ("shape",)
+    unit = "times matmul"
+
+    def setup(self, shape: str) -> None:
+        on_one_thread()
+        data = arrays(shape)
+        self.calls, self.limit = alone_calls(data), products(data)
+        warm_up(self.calls)
+
+    def track_forward_over_matmul(self, shape: str) -> float:
+        return ratio(self.calls.forward, self.limit.forward)
+
+    def track_step_over_three_matmuls(self, shape: str) -> float:
+        return ratio(step(self.calls), step(self.limit))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
@@ -24,9 +25,9 @@ def rng() -> np.random.Generator:
 
 
 def import_peer(name: str) -> ModuleType:
-    """Import another library to compare with, or skip the test.
+    """Import another library that a test needs, or skip the test.
 
-    Under NBNORM_REQUIRE_PEERS=1 its absence is an error: a run that promised the comparison must
+    Under NBNORM_REQUIRE_PEERS=1 its absence is an error: a run that promised the test must
     not pass without it.
     """
     if os.environ.get("NBNORM_REQUIRE_PEERS") == "1":
@@ -37,6 +38,13 @@ def import_peer(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
     return import_peer("torch")
+
+
+def import_optional_peer(name: str) -> ModuleType:
+    """Import a library that CI does not promise, or skip the test; its own warnings are its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(name)
 
 
 # --- closing figures ------------------------------------------------------------------------

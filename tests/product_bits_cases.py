@@ -67,6 +67,7 @@ CASES = {
     "dense": Case(DENSE, (600, 150), (200, 150), {}),
     "dense, few rows": Case(DENSE, (4, 700), (300, 700), {}),
     "dense, sliced gradient": Case(DENSE, (4096, 70), (60, 70), {}),
+    "dense, product not stored": Case(DENSE, (70_000, 7), (64, 7), {}),
     **{
         f"{name}, axis {axis}": _conv(*shapes, **options, axis=axis)
         for axis in (1, -1)

@@ -12,7 +12,7 @@ from benchmarks.products import Dense
 
 NAME = "dense_batch_norm"
 DIMENSIONS = "n x c x k"
-ROUNDS, SECONDS = 5, 0.03  # at least so many turns, of so many seconds
+ROUNDS, SECONDS = 3, 0.03  # at least so many turns, of so many seconds
 
 ONE_ROW: Shape = (1, 1024, 1024)  # no batch to train with
 SHAPES: list[Shape] = [

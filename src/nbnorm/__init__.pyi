@@ -18,6 +18,12 @@ from nbnorm.functional.conv2d_batch_norm import (
     conv2d_batch_norm_forward,
     conv2d_batch_norm_inference,
 )
+from nbnorm.functional.cross_iteration_batch_norm import (
+    BatchStatistics,
+    batch_statistics,
+    cross_iteration_batch_norm_forward,
+    merge_statistics,
+)
 from nbnorm.functional.dense import DenseGradients, dense_backward, dense_forward
 from nbnorm.functional.dense_batch_norm import (
     DenseBatchNormContext,
@@ -30,8 +36,10 @@ from nbnorm.functional.folding import fold_batch_norm
 from nbnorm.layers import (
     SGD,
     BatchNorm,
+    Compensated,
     Conv2d,
     Conv2dBatchNorm,
+    CrossIterationBatchNorm,
     Dense,
     DenseBatchNorm,
     Sequential,
@@ -42,11 +50,14 @@ __all__ = [
     "BatchNorm",
     "BatchNormContext",
     "BatchNormGradients",
+    "BatchStatistics",
+    "Compensated",
     "Conv2d",
     "Conv2dBatchNorm",
     "Conv2dBatchNormContext",
     "Conv2dBatchNormGradients",
     "Conv2dGradients",
+    "CrossIterationBatchNorm",
     "Dense",
     "DenseBatchNorm",
     "DenseBatchNormContext",
@@ -56,15 +67,18 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_inference",
+    "batch_statistics",
     "conv2d_backward",
     "conv2d_batch_norm_backward",
     "conv2d_batch_norm_forward",
     "conv2d_batch_norm_inference",
     "conv2d_forward",
+    "cross_iteration_batch_norm_forward",
     "dense_backward",
     "dense_batch_norm_backward",
     "dense_batch_norm_forward",
     "dense_batch_norm_inference",
     "dense_forward",
     "fold_batch_norm",
+    "merge_statistics",
 ]

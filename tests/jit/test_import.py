@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -73,6 +74,80 @@ print(json.dumps([len(before), changed, layer]))
     assert names > 50
     assert (changed, layer) == ([], None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_may_ask_for_names_at_the_same_time():
+    """Each finds its module whole, whichever the others are importing."""
+    code = """
+import sys, threading, time
+from importlib.machinery import PathFinder
+
+class SlowPackage:
+    def find_spec(self, name, path, *_):
+        if name == "nbnorm.kernels":
+            spec = PathFinder.find_spec(name, path)
+            spec.loader.create_module = create_module
+            return spec
+
+def create_module(_):
+    package_is_locked.set()
+    time.sleep(1.0)
+
+package_is_locked = threading.Event()
+sys.meta_path.insert(0, SlowPackage())
+errors = []
+
+def ask(module, name):
+    try:
+        exec(f"from {module} import {name}")
+    except BaseException as error:
+        errors.append(repr(error))
+
+asked = [
+    ("nbnorm.kernels", "forward_planes"),
+    ("nbnorm", "batch_norm_forward"),
+    ("nbnorm", "dense_forward"),
+    ("nbnorm", "conv2d_forward"),
+    ("nbnorm.functional.activation", "resolve_activation"),
+    ("nbnorm.layers", "Conv2d"),
+]
+threads = [threading.Thread(target=ask, args=one) for one in asked]
+threads[0].start()
+package_is_locked.wait()
+for thread in threads[1:]:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not errors, errors
+"""
+    python("-c", code)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_a_thread_imports_leaves_no_module_locked():
+    code = """
+import os, sys, threading, time
+import nbnorm
+
+class SlowDisk:
+    def find_spec(self, name, *_):
+        if name == "nbnorm.functional.batch_norm":
+            importing.set()
+            time.sleep(0.5)
+
+importing = threading.Event()
+sys.meta_path.insert(0, SlowDisk())
+thread = threading.Thread(target=lambda: nbnorm.batch_norm_forward)
+thread.start()
+importing.wait()
+child = os.fork()
+if child == 0:
+    nbnorm.batch_norm_forward
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+"""
+    python("-W", "ignore", "-c", code)
 
 
 def test_it_takes_at_most_50_ms():

@@ -131,6 +131,44 @@ def test_fork_while_a_thread_compiles(cache, digest):
     assert_same_bits(scenario("fork_while_a_thread_compiles", cache), digest)
 
 
+@needs_fork
+def test_a_fork_that_is_interrupted_while_it_waits():
+    """Ctrl-C ends the wait for the compiler's lock, but not the fork: Python goes on with it."""
+    code = """
+import os, signal, threading, time
+import numba
+from numba.core.compiler_lock import global_compiler_lock
+from nbnorm.jit import threads
+
+def compile_one():
+    assert numba.njit(lambda value: value + 1)(1) == 2
+
+def hold():
+    with global_compiler_lock:
+        held.set()
+        time.sleep(1.0)
+
+held = threading.Event()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+child = os.fork()
+compile_one()  # hung in the child, where nobody released the lock
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+for task in (hold, compile_one):  # and nobody holds it in the parent
+    thread = threading.Thread(target=task)
+    thread.start()
+    thread.join()
+"""
+    env = environment(NBNORM_CACHE=0)
+    assert "KeyboardInterrupt" in Process("-W", "ignore", "-c", code, env=env).output(20)[1]
+
+
 def test_spawned_processes(layer, cache, digest):
     assert_same_bits(scenario("spawn", cache, NUMBA_THREADING_LAYER=layer), digest)
 

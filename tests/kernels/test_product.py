@@ -66,7 +66,14 @@ def arguments_of(a, b, ways, blocks, depth, slots):
     }
 
 
-NOTHING = {"constants": None, "residual": None, "activation": None, "sums": None, "pivots": None}
+NOTHING = {
+    "constants": None,
+    "dy": None,
+    "residual": None,
+    "activation": None,
+    "sums": None,
+    "pivots": None,
+}
 
 
 @each_type
@@ -115,7 +122,7 @@ def following(rng, n, columns, dtype):
 
 @pytest.mark.parametrize("n", [1, 3, 4, 25])
 @each_type
-def test_constants_residual_and_activation_follow(n, dtype, rng):
+def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng):
     columns, p = 131, 10
     a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
     constants, residual, after = following(rng, n, columns, dtype)
@@ -125,8 +132,15 @@ def test_constants_residual_and_activation_follow(n, dtype, rng):
     wanted = after(a @ b)
     c = np.full(n * columns, np.nan, dtype)
     arguments = arguments_of(a, b, (1, 0), (12, 64, 1), 4, 2)
-    multiply(0, 2, c=c, sums=None, pivots=None, **arguments, **options)
+    multiply(0, 2, c=c, **arguments, **NOTHING | options)
     np.testing.assert_array_equal(c.reshape(n, columns), wanted)
+
+    dy = integers_in((n, columns), dtype, seed=6)
+    wide = np.concatenate([constants, np.full_like(constants, np.nan), constants[:1]])
+    c = np.full(n * columns, np.nan, dtype)
+    gradient = {"constants": wide, "dy": dy.reshape(-1)}
+    multiply(0, 2, c=c, **arguments, **NOTHING | options | gradient)
+    np.testing.assert_array_equal(c.reshape(n, columns), np.where(wanted > 0, dy, 0))
 
     for width in (64, 200):  # rows of b lie along the depth
         c = np.full(n * columns, np.nan, dtype)
@@ -219,7 +233,7 @@ def layer(x, weight, head, scale, shift):
     for slot in numba.prange(slots):
         kernels.multiply(
             slot, slot + 1, y_flat, x_flat, weight_flat, panels, lines, tables, constants, None,
-            ReLU(), None, None, (n, k, c), (c, 1, 1, c, c), (24, 64, 1), tiles,
+            None, ReLU(), None, None, (n, k, c), (c, 1, 1, c, c), (24, 64, 1), tiles,
         )  # fmt: skip
     return y
 

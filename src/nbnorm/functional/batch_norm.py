@@ -49,7 +49,8 @@ class BatchNormContext(NamedTuple):
     statistics : array (3, ...) of float64
         mean, var and inv_std in the shape of the kept axes.
     count : int
-        The number m of values in a channel.
+        The number m of values in a channel; with those of earlier batches, whose statistics were
+        merged in (`cross_iteration_batch_norm_forward`).
     layout : Layout
         Where the kept axes lie in memory.
     frozen : bool
@@ -153,7 +154,7 @@ def batch_norm_forward(
     (array([ 2., 20.]), array([  1., 100.]))
     """
     function = "batch_norm_forward"
-    layout = _check_input(function, x, axis)
+    layout = check_input(function, x, axis)
     check_parameters(function, layout.kept, gamma=gamma, beta=beta)
     if type(eps) is not float or not 0.0 <= eps < math.inf:
         eps = checks.number(function, "eps", eps, EPS)
@@ -246,7 +247,7 @@ def batch_norm_inference(
            [1., 2.]])
     """
     function = "batch_norm_inference"
-    layout = _check_input(function, x, axis)
+    layout = check_input(function, x, axis)
     given = check_statistics(function, layout.kept, (mean, var))
     check_parameters(function, layout.kept, gamma=gamma, beta=beta)
     eps = checks.number(function, "eps", eps, EPS)
@@ -323,7 +324,7 @@ def batch_norm_backward(
         raise checks.wrong_type(
             function, "context", context, "the BatchNormContext of a batch_norm_forward"
         )
-    x, gamma, beta, residual, kept, _, layout, ddof, activation, frozen = context
+    x, gamma, beta, residual, kept, count, layout, ddof, activation, frozen = context
     checks.like(function, "dy", dy, x.shape, x.dtype)
     wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
     if out is None:
@@ -352,6 +353,7 @@ def batch_norm_backward(
             ddof,
             activation,
             frozen,
+            count=count,
             sums_needed=not frozen or "dgamma" in wanted or "dbeta" in wanted,
         )
     dgamma = dbeta = None
@@ -369,7 +371,8 @@ def batch_norm_backward(
 # --- checks ---------------------------------------------------------------------------------
 
 
-def _check_input(function: str, x: Any, axis: Any) -> Layout:
+def check_input(function: str, x: Any, axis: Any) -> Layout:
+    """The layout of an x that can have statistics along an axis."""
     checks.array(function, "x", x)
     if x.ndim < 2:
         raise checks.wrong_value(function, "x", x, "two axes or more")

@@ -23,7 +23,17 @@ from nbnorm.functional.dense import (
     differentiate_product,
     rows_of_output,
 )
+from nbnorm.functional.dense_by_covariance import (
+    Standardized,
+    differentiate_activation,
+    gradient_of_rows,
+    normalized_product,
+    pays,
+    small_gradients,
+    statistics_of_product,
+)
 from nbnorm.functional.execution import (
+    Summed,
     apply_statistics,
     cast,
     channel_parameters,
@@ -59,6 +69,7 @@ class _Kept(NamedTuple):
     weight: Array
     bias: Array | None
     normalization: BatchNormContext
+    standardized: Standardized | None
 
 
 class DenseBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tuple.count
@@ -67,10 +78,17 @@ class DenseBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tup
     x, weight, bias
         The forward's own arrays, by reference: do not change them before the backward.
     normalization : BatchNormContext
-        That of the batch norm; its x is ``z = x weight^T + bias``.
+        That of the batch norm; its x is ``z = x weight^T + bias``, or empty where z was not stored.
+    standardized : Standardized or None
+        What takes the place of z: see functional/dense_by_covariance.py.
     """
 
     __slots__ = ()
+
+    @property
+    def product(self) -> Array:
+        """Z, or the standardized x in its place."""
+        return self.normalization.x if self.standardized is None else self.standardized.rows
 
 
 def dense_batch_norm_forward(
@@ -162,10 +180,7 @@ def dense_batch_norm_forward(
         }  # fmt: skip
         checks.writable(function, "out", out, shape, x.dtype, inputs)
 
-    y, normalization = _forward(
-        x, weight, bias, gamma, beta, statistics, eps, ddof, applied, residual, out
-    )
-    return y, DenseBatchNormContext(x, weight, bias, normalization)
+    return _forward(x, weight, bias, gamma, beta, statistics, eps, ddof, applied, residual, out)
 
 
 def dense_batch_norm_inference(
@@ -313,34 +328,54 @@ def _forward(
     activation: Any,
     residual: Array | None,
     out: Array | None,
-) -> tuple[Array, BatchNormContext]:
+) -> tuple[Array, DenseBatchNormContext]:
     k, c = weight.shape
     n = math.prod(x.shape[:-1])
     shape = (*x.shape[:-1], k)
-    z = empty((n, k), x.dtype)
-    layout = layout_of(z.shape, z.strides, (1,))
     rows = None if residual is None else residual.reshape(n, k)
-    kept = np.empty((3, k))
-    normalization = BatchNormContext(
-        z, gamma, beta, rows, kept, n, layout, ddof, activation, statistics is not None
-    )
+    frozen = statistics is not None
+
+    def context(z: Array, kept: Array, standardized: Standardized | None) -> DenseBatchNormContext:
+        layout = layout_of(z.shape, z.strides, (1,))
+        normalization = BatchNormContext(
+            z, gamma, beta, rows, kept, n, layout, ddof, activation, frozen
+        )
+        return DenseBatchNormContext(x, weight, bias, normalization, standardized)
+
+    if not frozen and pays(n, k, c):
+        found = statistics_of_product(x.reshape(n, c), weight, bias, gamma, eps, ddof)
+        if found is not None:
+            kept, standardized = found
+            y, written = rows_of_output(out, shape, x.dtype)
+            normalized_product(written, standardized, beta, activation, rows)
+            return delivered(y, written), context(np.empty((0, k), x.dtype), kept, standardized)
     summed = None if statistics is not None else sums_for((n, k, c), x.dtype)
-    flat_z = z.reshape(-1)
-    multiply(
-        flat_z, as_rows(x), matrix(weight).transposed, constants=shift_by(bias, k, x.dtype),
-        summed=summed,
-    )  # fmt: skip
+    z = _product(x, weight, bias, summed)
     y, written = rows_of_output(out, shape, x.dtype)
+    kept = np.empty((3, k))
+    result = context(z, kept, None)
     if statistics is not None:
         kept[0], kept[1] = statistics
         into = written.reshape(n, k)
+        layout = result.normalization.layout
         apply_statistics(z, kept, gamma, beta, layout, eps, activation, rows, into)
     else:
         normalize_summed(
-            written, kept, flat_z, None if rows is None else run_of(rows),
+            written, kept, z.reshape(-1), None if rows is None else run_of(rows),
             channel_parameters(gamma, beta, k), (n, k, 1), eps, ddof, activation, summed,
         )  # fmt: skip
-    return delivered(y, written), normalization
+    return delivered(y, written), result
+
+
+def _product(x: Array, weight: Array, bias: Array | None, summed: Summed | None) -> Array:
+    """Z (n, k), and the sums of its columns."""
+    k = len(weight)
+    z = empty((math.prod(x.shape[:-1]), k), x.dtype)
+    multiply(
+        z.reshape(-1), as_rows(x), matrix(weight).transposed,
+        constants=shift_by(bias, k, x.dtype), summed=summed,
+    )  # fmt: skip
+    return z
 
 
 def _inference(
@@ -376,15 +411,24 @@ def _backward(
     owed: frozenset[str],
     out: DenseBatchNormGradients,
 ) -> DenseBatchNormGradients:
+    if context.standardized is not None:
+        gradients = _backward_without_product(dy, context, context.standardized, owed, out)
+        if gradients is not None:
+            return gradients
+    x, weight, bias, normalization, _ = context
+    if context.standardized is not None:
+        z = _product(x, weight, bias, None)
+        layout = layout_of(z.shape, z.strides, (1,))
+        normalization = normalization._replace(x=z, layout=layout)
     through = owed & {"dx", "dweight", "dbias"}  # those that need dz
-    z = context.normalization.x
+    shape = normalization.x.shape
     dresidual = written = place = None
     if "dresidual" in owed:
         dresidual, written = rows_of_output(out.dresidual, dy.shape, dy.dtype)
-        place = written.reshape(z.shape)
+        place = written.reshape(shape)
     dz, dgamma, dbeta, _ = batch_norm_backward(
-        dy.reshape(z.shape),
-        context.normalization,
+        dy.reshape(shape),
+        normalization,
         needs=[*owed & {"dgamma", "dbeta", "dresidual"}, *(["dx"] if through else [])],
         out=BatchNormGradients(None, out.dgamma, out.dbeta, place),
     )
@@ -392,7 +436,6 @@ def _backward(
         delivered(dresidual, written)
     if dz is None:
         return DenseBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
-    x, weight, bias = context[:3]
     dz = dz.reshape(dy.shape)
     dx, dweight = (
         (empty(source.shape, source.dtype) if place is None else place) if name in owed else None
@@ -402,6 +445,51 @@ def _backward(
     dbias = None
     if bias is not None and "dbias" in owed:
         dbias = cast(channel_sums(dz), bias, out.dbias)
+    return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
+
+
+def _backward_without_product(
+    dy: Array,
+    context: DenseBatchNormContext,
+    standardized: Standardized,
+    owed: frozenset[str],
+    out: DenseBatchNormGradients,
+) -> DenseBatchNormGradients | None:
+    """The gradients from small matrices; None if dx would lose digits, nothing being written."""
+    x, weight, bias, normalization, _ = context
+    gamma, beta, activation = normalization.gamma, normalization.beta, normalization.activation
+    k = len(weight)
+    differentiated = differentiate_activation(
+        dy.reshape(-1, k), standardized, beta, activation, normalization.residual
+    )
+    if differentiated is None:
+        return None
+    n = normalization.count
+    small = small_gradients(
+        differentiated, standardized, weight, normalization.statistics, gamma, normalization.ddof
+    )
+    dx = dweight = dgamma = dbeta = dbias = dresidual = None
+    if "dx" in owed:
+        dx, written = rows_of_output(out.dx, x.shape, x.dtype)
+        gradient_of_rows(written, differentiated, standardized, small)
+        delivered(dx, written)
+    if "dweight" in owed:
+        dweight = cast(small.dweight, weight, out.dweight)
+    if gamma is not None and "dgamma" in owed:
+        dgamma = cast(small.dgamma, gamma, out.dgamma)
+    if beta is not None and "dbeta" in owed:
+        dbeta = cast(n * differentiated.mean, beta, out.dbeta)
+    if bias is not None and "dbias" in owed:  # the mean takes the bias out
+        dbias = cast(np.zeros(k), bias, out.dbias)
+    if "dresidual" in owed:
+        dresidual = out.dresidual
+        if dresidual is None:
+            # g is nobody else's, unless it is dy itself.
+            dresidual = differentiated.g.reshape(dy.shape)
+            if np.may_share_memory(dresidual, dy):
+                dresidual = dresidual.copy()
+        else:
+            dresidual[...] = differentiated.g.reshape(dy.shape)
     return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
 
 

@@ -175,6 +175,22 @@ def normalize_batch(
             eps, ddof, activation, stream, plan.width, shape,
         )  # fmt: skip
         return
+    _settle(plan, shape, statistics, constants, folded, x, parameters, eps, ddof)
+    _normalize(plan, shape, y, x, residual, constants, activation, stream)
+
+
+def _settle(
+    plan: Plan,
+    shape: Shape,
+    statistics: Array,
+    constants: Array,
+    folded: Array,
+    x: Array,
+    parameters: Array,
+    eps: float,
+    ddof: int,
+) -> None:
+    """Statistics and constants of all channels, from sums of slices."""
     moments.place_pivots(constants, folded, x, plan.spans, shape)
     for attempt in range(2):
         slices = _sum_slices(plan, shape, None, x, None, constants, None)
@@ -183,7 +199,17 @@ def normalize_batch(
             shape,
         ):  # fmt: skip
             break
-    _normalize(plan, shape, y, x, residual, constants, activation, stream)
+
+
+def channel_statistics(x: Array, shape: Shape) -> Array:
+    """Mean, variance over m and its inverse root (3, c), of an x that is only to be read."""
+    statistics = np.empty((3, shape[1]))
+    if x.size > 0:  # there are channels
+        plan = elementwise_plan(shape, x.itemsize)
+        constants, folded = _constants(plan, 3, shape[1], x.dtype)
+        parameters = channel_parameters(None, None, shape[1])
+        _settle(plan, shape, statistics, constants, folded, x, parameters, 0.0, 0)
+    return statistics
 
 
 class Summed(NamedTuple):
@@ -202,6 +228,18 @@ def sums_about(counts: Array, channels: int, dtype: np.dtype[Any]) -> Summed:
         scratch.take("block pivots", (len(counts), 3, stride), dtype),
         counts,
     )
+
+
+def summed_statistics(summed: Summed, x: Array, shape: Shape) -> Array:
+    """As `channel_statistics`, from sums already taken."""
+    plan = elementwise_plan(shape, x.itemsize)
+    statistics = np.empty((3, shape[1]))
+    constants, folded = _constants(plan, 3, shape[1], x.dtype)
+    parameters = channel_parameters(None, None, shape[1])
+    bad = moments.settle_blocks(
+        statistics, constants, folded, *summed, x, parameters, plan.spans, 0.0, 0, shape
+    )
+    return channel_statistics(x, shape) if bad else statistics
 
 
 def normalize_summed(
@@ -244,11 +282,19 @@ def differentiate(
     activation: Any,
     frozen: bool,
     *,
+    count: int,
     sums_needed: bool,
 ) -> None:
-    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`."""
+    """The gradients: dx and dresidual unless they are None, dgamma and dbeta into `both`.
+
+    `count` is the number of values that the statistics were taken of: more than a channel of x has
+    where those of earlier batches were merged in. Fused kernels count for themselves.
+    """
     n, c, s = shape
-    plan = training_plan(shape, x.itemsize, 3)
+    if count == n * s:
+        plan = training_plan(shape, x.itemsize, 3)
+    else:
+        plan = elementwise_plan(shape, x.itemsize)
     constants, folded = _constants(plan, 7, c, x.dtype)
     stream = _streams(dx, plan)
     if plan.fused:
@@ -264,7 +310,7 @@ def differentiate(
     else:
         slices = np.zeros((1, 2, plan.stride))
     gradients.fold_gradient_slices(
-        both, constants, folded, slices, statistics, parameters, plan.spans, n * s, ddof, frozen
+        both, constants, folded, slices, statistics, parameters, plan.spans, count, ddof, frozen
     )
     if dx is None and dresidual is None:
         return

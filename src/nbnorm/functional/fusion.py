@@ -21,6 +21,11 @@ class Normalized:
     normalization: BatchNormContext
 
     @property
+    def product(self) -> Array:
+        """What the context holds of the product that was normalized."""
+        return self.normalization.x
+
+    @property
     def mean(self) -> Array:
         """Mean of each channel, float64."""
         return self.normalization.mean
@@ -118,6 +123,6 @@ def check_gradients(
     }
     sources = {f"d{name}": array for name, array in arguments.items()}
     if out is not None:
-        inputs = {"dy": dy, **arguments, "context.normalization.x": context.normalization.x}
+        inputs = {"dy": dy, **arguments, "the context's own array": context.product}
         check_places(function, kind, out, wanted, sources, inputs)
     return frozenset(name for name in wanted if sources[name] is not None)

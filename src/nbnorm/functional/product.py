@@ -34,6 +34,11 @@ PARALLEL_FROM = 1 << 22
 # Slices of the depth, for products that have too few blocks otherwise.
 SHORTEST_SLICE = 1024
 
+# Slices that are added in float64: in each, float32 adds eight blocks of the depth, whose rounding
+# errors are those of one. Their products take no more scratch than this.
+SLICE_DEPTH = 4096
+SLICES_BYTES = 8 << 20
+
 # For so few rows, packing the weights costs more than multiplying by them.
 FEW_ROWS = 8
 
@@ -114,6 +119,7 @@ def multiply(
     b: Matrix,
     *,
     constants: Array | None = None,
+    dy: Array | None = None,
     residual: Array | None = None,
     activation: Any = None,
     summed: Summed | None = None,
@@ -128,7 +134,7 @@ def multiply(
         zeros = np.zeros(max(n, columns), c.dtype)
         a, b, depth = Matrix(zeros, 1, 1, (n, 1)), Matrix(zeros, 1, 1, (1, columns)), 1
         sizes = n, columns, depth
-    few = summed is None and n <= FEW_ROWS
+    few = summed is None and dy is None and n <= FEW_ROWS
     if few and a.column == 1 and b.row == 1:
         lanes = lane_count(c.itemsize)
         width = -(-columns // (BALANCED_TILES * lanes)) * lanes
@@ -143,22 +149,74 @@ def multiply(
     into = c
     if plan.slices > 1:
         into = scratch.take("slices", (plan.slices * c.size,), c.dtype)
-    room = whole_vectors(plan.width, c.itemsize) * min(DEPTH, depth)
-    run(
-        product.multiply, product.multiply_parallel, plan.slots, plan.parallel, into, a.flat,
-        b.flat, scratch.take("panels", (plan.slots, room), c.dtype),
-        scratch.take("lines", (plan.slots, _lines_room(a, depth)), c.dtype),
-        scratch.take("tables", (plan.slots, 1 + product.PACKED_ROWS), np.int64),
-        constants, residual, activation, None if summed is None else summed.sums,
-        None if summed is None else summed.pivots, sizes,
-        (a.row, a.column, b.row, b.column, DEPTH), plan.blocks, plan.tiles,
-    )  # fmt: skip
+    _multiply_blocks(into, a, b, plan, constants, dy, residual, activation, summed)
     if plan.slices > 1:
         size = 1 << 14
         run(
             product.add_products, product.add_products_parallel, -(-c.size // size),
             plan.parallel, c, into, size,
         )  # fmt: skip
+
+
+def _multiply_blocks(
+    c: Array,
+    a: Matrix,
+    b: Matrix,
+    plan: ProductPlan,
+    constants: Array | None = None,
+    dy: Array | None = None,
+    residual: Array | None = None,
+    activation: Any = None,
+    summed: Summed | None = None,
+) -> None:
+    n, depth = a.shape
+    room = whole_vectors(plan.width, c.itemsize) * min(DEPTH, depth)
+    run(
+        product.multiply, product.multiply_parallel, plan.slots, plan.parallel, c, a.flat, b.flat,
+        scratch.take("panels", (plan.slots, room), c.dtype),
+        scratch.take("lines", (plan.slots, _lines_room(a, depth)), c.dtype),
+        scratch.take("tables", (plan.slots, 1 + product.PACKED_ROWS), np.int64),
+        constants, dy, residual, activation, None if summed is None else summed.sums,
+        None if summed is None else summed.pivots, (n, b.shape[1], depth),
+        (a.row, a.column, b.row, b.column, DEPTH), plan.blocks, plan.tiles,
+    )  # fmt: skip
+
+
+def deep_product(a: Matrix, b: Matrix) -> Array:
+    """``a b`` in float64, for a depth far beyond the rows of a and the columns of b.
+
+    Products of slices of the depth, each short enough to lose nothing in the data's type, are
+    added in float64.
+    """
+    rows, depth = a.shape
+    columns = b.shape[1]
+    dtype = a.flat.dtype
+    result = np.zeros(rows * columns)
+    most = max(BALANCED_TILES, SLICES_BYTES // (rows * columns * dtype.itemsize))
+    for first in range(0, depth, most * SLICE_DEPTH):
+        last = min(first + most * SLICE_DEPTH, depth)
+        slices = -(-(last - first) // SLICE_DEPTH)
+        plan = _sliced_plan((rows, columns, last - first), dtype.itemsize, slices)
+        products = scratch.take("slices", (plan.slices * rows * columns,), dtype)
+        _multiply_blocks(
+            products,
+            Matrix(a.flat[first * a.column :], a.row, a.column, (rows, last - first)),
+            Matrix(b.flat[first * b.row :], b.row, b.column, (last - first, columns)),
+            plan,
+        )
+        result += products.reshape(plan.slices, -1).sum(axis=0, dtype=np.float64)
+    return result.reshape(rows, columns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sliced_plan(sizes: tuple[int, int, int], itemsize: int, slices: int) -> ProductPlan:
+    """Blocks for so many slices of the depth; large ones, for there are tiles enough."""
+    plan = product_plan((max(sizes[0], BALANCED_TILES * FEWEST_ROWS), *sizes[1:]), itemsize, False)
+    height = min(2 * product.PACKED_ROWS, -(-sizes[0] // TILE_ROWS) * TILE_ROWS)
+    tiles = -(-sizes[0] // height) * -(-sizes[1] // plan.width) * slices
+    return plan._replace(
+        height=height, slices=slices, tiles=tiles, slots=min(tiles, 2 * BALANCED_TILES)
+    )
 
 
 def _lines_room(a: Matrix, depth: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from typing import Any, TypeAlias
 
@@ -47,24 +48,28 @@ class Recycled:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._free: list[Array] = []
-        # Reentrant: a lease may die while this thread takes another.
+        self._free: dict[int, Array] = {}  # by identity, the oldest first
+        # Reentrant, and so are the methods: wherever Python runs, a finalizer or the handler of a
+        # signal may take and give back too, on this very thread.
         self._lock = hold_while_forking(threading.RLock())
 
     def take(self, nbytes: int) -> Array:
         """An array of bytes of any content, as long as asked for."""
         with self._lock:
-            for i in reversed(range(len(self._free))):  # the last one used is still in cache
-                if nbytes <= self._free[i].nbytes <= nbytes + nbytes // 8:
-                    return _Lease(self._free.pop(i), self).array()[:nbytes]
+            for key in reversed(list(self._free)):  # the last one used is still in cache
+                memory = self._free.get(key)
+                if memory is not None and nbytes <= memory.nbytes <= nbytes + nbytes // 8:
+                    memory = self._free.pop(key, None)
+                    if memory is not None and memory.nbytes >= nbytes:
+                        return _Lease(memory, self).array()[:nbytes]
         return _Lease(np.empty(nbytes, np.uint8), self).array()
 
     def give_back(self, memory: Array) -> None:
         """Keeps memory that nobody holds any more, dropping the oldest beyond the limit."""
         with self._lock:
-            self._free.append(memory)
-            while sum(kept.nbytes for kept in self._free) > self.limit:
-                self._free.pop(0)
+            self._free[id(memory)] = memory
+            while sum(kept.nbytes for kept in list(self._free.values())) > self.limit:
+                self._free.pop(next(iter(self._free)), None)
 
     def clear(self) -> None:
         """Gives all kept memory back to the system."""
@@ -97,10 +102,22 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def _idle_references() -> int:
+    """References to an array that only `Scratch` keeps, as `Scratch.take` counts them."""
+    kept = {0: np.empty(0)}
+    found = kept.get(0)
+    return sys.getrefcount(found)
+
+
+_IDLE = _idle_references()
+
+
 class Scratch(threading.local):
     """Arrays lent to one call at a time, kept for the thread's next call with the same shapes.
 
-    Each thread has its own, so calls from several threads do not meet; a call that needs two
+    Each thread has its own, so calls from several threads do not meet. A call within a call, from
+    the handler of a signal or a finalizer, finds in use what the outer one holds, and gets another
+    array: whoever takes an array must hold it itself, not a view alone. A call that needs two
     arrays of one shape names them apart.
     """
 
@@ -119,6 +136,8 @@ class Scratch(threading.local):
                 self._bytes = 0
             self._kept[key] = found
             self._bytes += found.nbytes
+        elif sys.getrefcount(found) > _IDLE:
+            return empty(shape, dtype)
         return found
 
 

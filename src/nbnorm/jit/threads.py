@@ -38,6 +38,8 @@ import numba
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 
+from nbnorm import _importing  # type: ignore[attr-defined]  # __init__.pyi has public names
+
 _TBB_LIBRARIES = ("libtbb.so.12", "tbb12.dll")
 
 
@@ -57,35 +59,47 @@ _process = _Process()
 # --- forks ----------------------------------------------------------------------------------
 
 # A child has a copy of every lock and only one of the threads: a lock that another one held at the
-# fork stays locked for ever. A fork therefore waits for these, always in this order.
-_held_while_forking: list[Any] = [global_compiler_lock]
+# fork stays locked for ever. A fork therefore waits for these, always in this order. (The first has
+# a hook of its own, for forks before this module is imported, but hooks run the last first.)
+_held_while_forking: list[Any] = [_importing, global_compiler_lock._lock]
+
+_forking = threading.local()
 
 
 def hold_while_forking(lock: Any) -> Any:
     """Has every fork wait for a reentrant lock, so that the child finds it free; returns the lock.
 
-    A thread that holds the lock must not start compiling: the compiler's lock is the first taken.
+    A thread that holds the lock must not start compiling: the compiler's lock is taken before it.
     """
     _held_while_forking.append(lock)
     return lock
 
 
 def _before_fork() -> None:
-    for lock in _held_while_forking:
-        lock.acquire()
+    _forking.taken = [lock for lock in _held_while_forking if not lock._is_owned()]
+    interrupt = None
+    for lock in _forking.taken:
+        # Python forks even if this function raises, and an interrupt from the keyboard ends a wait.
+        while not lock._is_owned():
+            try:
+                lock.acquire()
+            except BaseException as error:  # noqa: BLE001
+                interrupt = error
     started_elsewhere = _process.starter not in (None, threading.get_ident())
     _process.is_losing_threads = started_elsewhere or len(sys._current_frames()) > 1
+    if interrupt is not None:
+        raise interrupt
 
 
 def _after_fork_in_parent() -> None:
-    for lock in reversed(_held_while_forking):
+    for lock in reversed(_forking.taken):
         lock.release()
 
 
 def _after_fork_in_child() -> None:
-    _after_fork_in_parent()
     _process.is_forked = True
     _process.has_lost_threads |= _process.is_losing_threads
+    _after_fork_in_parent()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,8 @@ packs its part of b and multiplies it with its rows of a, which are used as they
 they lie along the depth, and packed otherwise. Then, with the block still in the second cache:
 
 - ``activation((c - head) scale + shift + residual)`` in place (`constants`): a given mean and
-  variance of inference, and a bias, are folded into those three;
+  variance of inference, and a bias, are folded into those three; or, where there is a `dy`,
+  ``dy activation'((c - head) scale + shift + residual)``;
 - the sums of each column that batch norm needs in training (`sums`).
 
 Products that are deep and small (weight gradients) are cut along their depth too; each slice then
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import fma, lanes, load_part, splat, store_part, total
+from nbnorm.kernels.gradients import apply_block
 from nbnorm.kernels.microkernel import TILE_ROWS, multiply_block
 from nbnorm.kernels.moments import begin_sums
 from nbnorm.kernels.normalize import normalize_block
@@ -59,8 +61,8 @@ def _multiply_part(c, c_at, c_step, a, b, panels, lines, table, rows, columns, d
 
 @worker
 def multiply(
-    lo, hi, c, a, b, panels, lines, tables, constants, residual, activation, sums, pivots, sizes,
-    steps, blocks, tiles,
+    lo, hi, c, a, b, panels, lines, tables, constants, dy, residual, activation, sums, pivots,
+    sizes, steps, blocks, tiles,
 ):  # fmt: skip
     """A product by slots; slot t is the tiles t tiles // slots to (t + 1) tiles // slots - 1.
 
@@ -70,7 +72,8 @@ def multiply(
     panels      (slots, depth block * padded column block) of the data's type, scratch
     lines       (slots, depth block * PACKED_ROWS), scratch if a does not lie along the depth
     tables      (slots, 1 + PACKED_ROWS) of int64, scratch
-    constants   (>= 3, stride): head, scale and shift; or None
+    constants   (>= 3, stride): head, scale and shift, 7 rows where there is a dy; or None
+    dy          (i j,): turns the product, with its constants, into a gradient; or None
     residual    (i j,) or None
     activation  None or a tuple of activations.py
     sums        (row blocks, 2, stride) float64, written, or None: sum(v) and sum(v^2) of each
@@ -100,7 +103,12 @@ def multiply(
                 c, (slice_ * n + i) * columns + j, columns, a, b, panels[slot], lines[slot],
                 tables[slot], rows, taken, depths, steps,
             )  # fmt: skip
-            if constants is not None:
+            if dy is not None:
+                apply_block(
+                    None, c, dy, c, residual, constants, rows, taken, columns, activation, True,
+                    False,
+                )  # fmt: skip
+            elif constants is not None:
                 normalize_block(c, c, residual, constants, rows, taken, columns, activation, False)
             if sums is not None:
                 begin_sums(sums[block], pivots[block], c, rows, taken, columns)
@@ -109,14 +117,14 @@ def multiply(
 
 @driver
 def multiply_parallel(
-    slots, c, a, b, panels, lines, tables, constants, residual, activation, sums, pivots, sizes,
-    steps, blocks, tiles,
+    slots, c, a, b, panels, lines, tables, constants, dy, residual, activation, sums, pivots,
+    sizes, steps, blocks, tiles,
 ):  # fmt: skip
     """`multiply` over all slots."""
     for slot in prange(slots):
         multiply(
-            slot, slot + 1, c, a, b, panels, lines, tables, constants, residual, activation, sums,
-            pivots, sizes, steps, blocks, tiles,
+            slot, slot + 1, c, a, b, panels, lines, tables, constants, dy, residual, activation,
+            sums, pivots, sizes, steps, blocks, tiles,
         )  # fmt: skip
 
 

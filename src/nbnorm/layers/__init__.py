@@ -3,8 +3,10 @@
 from nbnorm.layers.activation import Activation
 from nbnorm.layers.base import Layer
 from nbnorm.layers.batch_norm import BatchNorm
+from nbnorm.layers.compensated import Compensated
 from nbnorm.layers.conv2d import Conv2d
 from nbnorm.layers.conv2d_batch_norm import Conv2dBatchNorm
+from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
 from nbnorm.layers.dense import Dense
 from nbnorm.layers.dense_batch_norm import DenseBatchNorm
 from nbnorm.layers.flatten import Flatten
@@ -15,8 +17,10 @@ __all__ = [
     "SGD",
     "Activation",
     "BatchNorm",
+    "Compensated",
     "Conv2d",
     "Conv2dBatchNorm",
+    "CrossIterationBatchNorm",
     "Dense",
     "DenseBatchNorm",
     "Flatten",

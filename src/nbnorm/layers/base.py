@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -24,7 +24,23 @@ class Layer(ABC, Generic[Context]):
 
     ``y = layer(x)`` keeps the context that the next ``layer.backward(dy)`` uses up.
     ``y, context = layer.forward(x)`` hands it out instead: several forward calls may then be open
-    at once, and one context may serve twice.
+    at once, and one context may serve twice. So one layer serves every step of a recurrence, with
+    a context for each step, and its gradients add up over them:
+
+    >>> import numpy as np
+    >>> from nbnorm.layers import DenseBatchNorm
+    >>> layer = DenseBatchNorm(3, 3, rng=0)
+    >>> x, contexts = np.random.default_rng(0).standard_normal((5, 3), dtype=np.float32), []
+    >>> for step in range(4):
+    ...     x, context = layer.forward(x)
+    ...     contexts.append(context)
+    >>> dx = np.cos(x)
+    >>> for context in reversed(contexts):
+    ...     dx = layer.backward(dx, context)
+    >>> layer.gradients()["weight"].shape  # summed over four steps
+    (3, 3)
+
+    Parameters may not change between a forward and its backward.
 
     A subclass names its arrays, stores each under its name (None where it has none), and
     writes `forward` and `_backward`.
@@ -36,6 +52,8 @@ class Layer(ABC, Generic[Context]):
 
     def __init__(self) -> None:
         self.training = True
+        self.frozen = False
+        self._untrained: frozenset[str] = frozenset()
         self._gradients: dict[str, Array] = {}
         self._context: Context | None = None
 
@@ -97,6 +115,49 @@ class Layer(ABC, Generic[Context]):
         """Switch to inference and return the layer."""
         return self.train(False)
 
+    def freeze(self, frozen: bool = True) -> Self:
+        """Fix the statistics of batch norms, and return the layer.
+
+        Until `unfreeze` they normalize by their running statistics, which stay as they are,
+        whatever `train` and `eval` say, and backward takes them for constants:
+        ``dx = gamma / sqrt(running_var + eps) dy``. Gamma and beta go on learning; `trainable`
+        decides about that.
+
+        Raises
+        ------
+        ValueError
+            A batch norm has no running statistics; nothing is frozen then.
+        """
+        if frozen:
+            self._check_freezable()
+        self.frozen = frozen
+        return self
+
+    def unfreeze(self) -> Self:
+        """Undo `freeze`, and return the layer."""
+        return self.freeze(False)
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """The names of the parameters that learn; set it to True, False or names.
+
+        Only these have gradients: a backward does not work out the others, and an optimizer leaves
+        them alone. Setting names on a layer of layers lets each of them learn what it has of these:
+        ``net.trainable = "gamma", "beta"`` trains the batch norms of a network only.
+
+        Raises
+        ------
+        ValueError
+            There is no parameter of a name.
+        TypeError
+            What is set is neither a bool nor names.
+        """
+        return tuple(name for name in self.parameters() if name not in self._untrained)
+
+    @trainable.setter
+    def trainable(self, trained: bool | Iterable[str]) -> None:
+        self._train_only(self._checked_names(trained))
+
     def fold(self) -> Layer[Any]:
         """Return a layer for inference that equals this one after `eval`.
 
@@ -118,16 +179,19 @@ class Layer(ABC, Generic[Context]):
         return self._arrays(self._buffer_names)
 
     def gradients(self) -> dict[str, Array]:
-        """Return the summed gradients under the names of `parameters`: live."""
+        """Return the summed gradients under the names of `parameters`: live.
+
+        Those of parameters that do not learn (`trainable`) are left out.
+        """
         parameters = self.parameters()
         # Made on first use: a layer that only infers never pays for them.
-        for name in parameters.keys() - self._gradients.keys():
+        for name in parameters.keys() - self._gradients.keys() - self._untrained:
             self._gradients[name] = np.zeros_like(parameters[name])
-        return {name: self._gradients[name] for name in parameters}
+        return {name: self._gradients[name] for name in parameters if name not in self._untrained}
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        for gradient in self.gradients().values():
+        for gradient in self._gradients.values():  # of what does not learn just now, too
             gradient.fill(0)
 
     def state_dict(self) -> dict[str, Array]:
@@ -176,6 +240,29 @@ class Layer(ABC, Generic[Context]):
         """Whether a context of the right type came from this layer, as far as it matters."""
         return True
 
+    def _check_freezable(self) -> None:
+        """Raise if a batch norm has no running statistics to be frozen."""
+
+    def _own_names(self) -> set[str]:
+        """Return the parameters' names, those within a layer of layers without its numbers."""
+        return set(self.parameters())
+
+    def _train_only(self, names: frozenset[str]) -> None:
+        self._untrained = frozenset(self._parameter_names) - names
+
+    def _checked_names(self, trained: bool | Iterable[str]) -> frozenset[str]:
+        """Return the names given, or those that True and False stand for."""
+        name, own = type(self).__name__, self._own_names()
+        expected = f"True, False or names out of {sorted(own)}"
+        if isinstance(trained, (bool, np.bool_)):
+            return frozenset(own if trained else ())
+        if isinstance(trained, str) or not isinstance(trained, Iterable):
+            raise checks.wrong_type(name, "trainable", trained, expected)
+        names = list(trained)
+        if not own.issuperset(names):
+            raise checks.wrong_value(name, "trainable", names, expected)
+        return frozenset(names)
+
     def _arrays(self, names: tuple[str, ...]) -> dict[str, Array]:
         return {name: array for name in names if (array := getattr(self, name)) is not None}
 
@@ -184,7 +271,7 @@ class Layer(ABC, Generic[Context]):
 
     def _needs(self) -> tuple[str, ...]:
         """Name the gradients that a backward owes this layer."""
-        return ("dx", *(f"d{name}" for name in self.parameters()))
+        return ("dx", *(f"d{name}" for name in self.trainable))
 
     def _accumulate(self, gradients: Any) -> None:
         totals = self.gradients()

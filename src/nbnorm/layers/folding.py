@@ -21,14 +21,18 @@ def fold_pair(layer: Layer[Any], following: Layer[Any]) -> list[Layer[Any]] | No
     """
     if not isinstance(layer, (Dense, Conv2d)) or not isinstance(following, BatchNorm):
         return None
-    axis = following.axis[0] if isinstance(following.axis, tuple) else following.axis
+    return fold_into(layer, following) if follows(layer, following) else None
+
+
+def follows(layer: Dense | Conv2d, normalization: BatchNorm) -> bool:
+    """Whether a batch norm is one of the layer's channels."""
+    axis = normalization.axis
+    axis = axis[0] if isinstance(axis, tuple) else axis
     if isinstance(layer, Dense):
         same_axis = axis in (-1, 1)  # 1 is the last axis of (n, k)
     else:
         same_axis = axis % 4 == layer.options["axis"] % 4
-    if not same_axis or following.shape != layer.weight.shape[:1]:
-        return None
-    return fold_into(layer, following)
+    return same_axis and normalization.shape == layer.weight.shape[:1]
 
 
 def fold_into(layer: Dense | Conv2d, normalization: Normalizing[Any]) -> list[Layer[Any]]:

@@ -73,15 +73,20 @@ class Normalizing(Layer[Context]):
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
 
     def _given_statistics(self) -> tuple[Array, Array] | None:
-        """Return what takes the place of the batch's statistics: after `eval` the running ones."""
-        if self.training or self.running_mean is None or self.running_var is None:
+        """Return what takes the place of the batch's statistics, None where nothing does.
+
+        The running ones do after `eval` and where they are frozen.
+        """
+        if self.running_mean is None or self.running_var is None:
+            return None
+        if self.training and not self.frozen:
             return None
         return self.running_mean, self.running_var
 
     def _track(self, context: Context) -> None:
         """Move the running statistics toward those of one batch, in training."""
         buffers = self.buffers()
-        if not buffers or not self.training:
+        if not buffers or not self.training or self.frozen:
             return
         m = context.count
         var = context.var * ((m - self.ddof) / (m - 1 if self.unbiased else m))
@@ -89,6 +94,12 @@ class Normalizing(Layer[Context]):
         share = 1 / buffers["num_batches_tracked"] if self.momentum is None else self.momentum
         for name, batch in (("running_mean", context.mean), ("running_var", var)):
             buffers[name][...] = (1 - share) * buffers[name] + share * batch
+
+    def _check_freezable(self) -> None:
+        if self.running_mean is None:
+            function = f"{type(self).__name__}.freeze"
+            expected = "running statistics: a layer made with track_running_stats=True"
+            raise checks.wrong_value(function, "running_mean", None, expected)
 
     def _is_own(self, context: Context) -> bool:
         names = self._parameter_names

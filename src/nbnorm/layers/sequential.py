@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,18 @@ class Sequential(Layer[SequentialContext]):
             layer.train(training)
         return super().train(training)
 
+    def freeze(self, frozen: bool = True) -> Self:
+        """Fix the statistics of every layer's batch norm, and return the Sequential."""
+        super().freeze(frozen)
+        for layer in self.layers:
+            layer.freeze(frozen)
+        return self
+
+    def zero_grad(self) -> None:
+        """Set every gradient of every layer to zero."""
+        for layer in self.layers:
+            layer.zero_grad()
+
     def fold(self) -> Sequential:
         """Return the layers for inference, batch norms folded into the layers before them.
 
@@ -137,6 +149,28 @@ class Sequential(Layer[SequentialContext]):
                 del ahead[0]
                 folded += pair
         return Sequential(*folded).eval()
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """The names of the parameters that learn; set it to True, False or layers' own names."""
+        return tuple(
+            f"{index}.{name}" for index, layer in enumerate(self.layers) for name in layer.trainable
+        )
+
+    @trainable.setter
+    def trainable(self, trained: bool | Iterable[str]) -> None:
+        self._train_only(self._checked_names(trained))
+
+    def _check_freezable(self) -> None:
+        for layer in self.layers:
+            layer._check_freezable()  # noqa: SLF001  a fellow layer's, here and below
+
+    def _own_names(self) -> set[str]:
+        return set().union(*(layer._own_names() for layer in self.layers))  # noqa: SLF001
+
+    def _train_only(self, names: frozenset[str]) -> None:
+        for layer in self.layers:
+            layer._train_only(names)  # noqa: SLF001
 
     def _gather(self, arrays: Callable[[Layer[Any]], dict[str, Array]]) -> dict[str, Array]:
         return {

@@ -23,6 +23,9 @@ class SGD:
     as in PyTorch. (In Sutskever et al., "On the importance of initialization and momentum in
     deep learning", 2013, lr scales the new gradient alone; here a new lr acts at once.)
 
+    What does not learn (`Layer.trainable`) stays as it is, and so does its velocity. An array that
+    several layers share takes one step, by the sum of their gradients.
+
     Parameters
     ----------
     layers : Layer, or several
@@ -64,16 +67,23 @@ class SGD:
         self.momentum = momentum
         self._layer = Sequential(*members)  # several layers under one set of names
         parameters = self._layer.parameters()
-        # One velocity an array, so that a layer that occurs twice is still stepped once.
-        names = {id(array): name for name, array in parameters.items()}.values()
-        self._velocities = {name: np.zeros_like(parameters[name]) for name in names}
+        # By array: what occurs twice, or is shared by layers, has one velocity and takes one step.
+        sharing: dict[int, list[str]] = {}
+        for name, array in parameters.items():
+            sharing.setdefault(id(array), []).append(name)
+        self._velocities = {
+            tuple(names): np.zeros_like(parameters[names[0]]) for names in sharing.values()
+        }
 
     def step(self) -> None:
-        """Move every parameter one step against its gradient."""
+        """Move every parameter that learns one step against its gradient."""
         parameters, gradients = self._layer.parameters(), self._layer.gradients()
-        for name in self._velocities:
-            self._velocities[name] = self.momentum * self._velocities[name] + gradients[name]
-            parameters[name] -= self.lr * self._velocities[name]
+        for names, velocity in self._velocities.items():
+            # A layer that occurs twice has one gradient, layers that share an array one each.
+            shares = {id(gradients[name]): gradients[name] for name in names if name in gradients}
+            if shares:
+                self._velocities[names] = self.momentum * velocity + sum(shares.values())
+                parameters[names[0]] -= self.lr * self._velocities[names]
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""

@@ -1,0 +1,1 @@
+"""Other libraries' files and conventions, none of them a dependency."""

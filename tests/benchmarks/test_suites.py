@@ -1,0 +1,109 @@
+"""The asv suites measure what they say they do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import batch_norm, dense_batch_norm, memory, startup
+from benchmarks.calls import Calls, Directions, kernels_of
+from benchmarks.ratio import ratio
+from nbnorm.jit import threads
+
+SMALL = ("8x16x4x4", "channels-first")
+
+
+@pytest.mark.parametrize("direction", Calls._fields)
+@pytest.mark.parametrize("layout", batch_norm.LAYOUTS)
+def test_kernels_without_their_function_do_its_work(layout, direction):
+    data = batch_norm.arrays("8x16x4x4", layout)
+    function = batch_norm.function_calls(data)
+    kernels = kernels_of(function)
+    getattr(function, direction)()
+    expected = data.out.copy()
+    data.out.fill(np.nan)
+    getattr(kernels, direction)()
+    assert np.array_equal(data.out, expected)
+
+
+def test_recording_kernels_leaves_nothing_behind():
+    from nbnorm.functional import execution
+
+    kernels_of(batch_norm.function_calls(batch_norm.arrays(*SMALL)))
+    assert execution.run is threads.run
+
+
+def test_a_function_without_kernels_is_refused():
+    def nothing() -> None:
+        pass
+
+    with pytest.raises(RuntimeError, match="no kernel"):
+        kernels_of(Calls(nothing, nothing, nothing))
+
+
+def test_setup_prepares_and_warms_up_once():
+    prepared, called = [], []
+
+    class Suite(Directions):
+        def prepare(self, *parameters):
+            prepared.append(parameters)
+            return Calls(*(lambda name=name: called.append(name) for name in Calls._fields))
+
+    suite = Suite()
+    for _ in range(3):  # asv does so before every call
+        suite.setup("small")
+    assert prepared == [("small",)]
+    assert called == [name for name in Calls._fields for _ in range(2)]
+    assert suite.number > 1
+    suite.setup("large")
+    assert prepared == [("small",), ("large",)]
+    suite.time_backward("large")
+    assert called[-1] == "backward"
+
+
+def test_a_ratio_is_that_of_the_times():
+    """Of a call and the same call three times."""
+    x, y = np.ones((2, 1 << 14))
+
+    def once() -> None:
+        np.sin(x, out=y)
+
+    def thrice() -> None:
+        for _ in range(3):
+            once()
+
+    # A median of some hundred rounds: half of them may be disturbed.
+    assert ratio(thrice, once, seconds=0.3) == pytest.approx(3, rel=0.2)
+
+
+@pytest.mark.parametrize("shape", ["256x784x512", "32x100x10"])
+def test_fused_and_separate_calls_agree(shape):
+    data = dense_batch_norm.arrays(shape)
+    found = {}
+    for make in (dense_batch_norm.fused_calls, dense_batch_norm.separate_calls):
+        calls = make(data)
+        calls.forward()
+        calls.backward()
+        found[make] = [array.copy() for array in (data.out, data.dx, data.dweight)]
+    for fused, separate in zip(*found.values(), strict=True):
+        # float32 sums of at most 784 terms, taken in another order
+        np.testing.assert_allclose(fused, separate, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", startup.OPERATIONS)
+def test_first_steps_run(operation):
+    startup.Load().setup(operation)
+
+
+@pytest.mark.slow
+def test_a_step_needs_less_memory_than_its_arrays_and_more_than_one():
+    """x, dy and one array that serves for y and then dx: 74 MiB, and what one is made of."""
+    name = "batch norm 32x64x56x56"
+    suite = memory.TrainingStep()
+    try:
+        suite.setup(name)
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+    one = 32 * 64 * 56 * 56 * 4 / 2**20
+    assert 3 * one <= suite.track_growth(name) <= 5 * one
