@@ -297,6 +297,21 @@ def folding(d: Drawing) -> None:
     d.call(nbnorm.fold_batch_norm, d.array(shape), bias, mean, var, **affine, eps=1e-3)
 
 
+def norms(d: Drawing) -> None:
+    """L1 or L2 normalization, forward and backward, and a penalty."""
+    shape = limited([d.size(300) for _ in range(d.one_of([1, 2, 3, 4]))])
+    axis: Any = int(d.rng.integers(-len(shape), len(shape)))
+    if d.chance(0.3):
+        axis = tuple(int(a) for a in d.rng.permutation(len(shape))[: d.rng.integers(1, 4)])
+    name = d.one_of(["l1", "l2"])
+    x = d.array(shape)
+    _, context = d.call(
+        getattr(nbnorm, f"{name}_normalize_forward"), x, axis=axis, **_out(d, shape)
+    )
+    d.call(getattr(nbnorm, f"{name}_normalize_backward"), d.array(shape), context, **_out(d, shape))
+    d.call(getattr(nbnorm, f"{name}_penalty"), x, 0.1, **_out(d, shape, [x]))
+
+
 class Family(NamedTuple):
     """What draws a call, and the types to draw it with.
 
@@ -327,3 +342,5 @@ FAMILIES = [
     Family(cross_iteration, [_FLOAT32], PROFILES),
     Family(folding, PROFILES, PROFILES),
 ]
+if hasattr(nbnorm, "l1_penalty"):
+    FAMILIES.append(Family(norms, [_FLOAT32], _PRODUCTS[:2]))
