@@ -6,11 +6,12 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak lint compare bench dashboard dashboard-view notebooks clean
+.PHONY: help demo test test-cpus soak lint compare bench dashboard dashboard-view notebooks clean
 
 help:
 	@echo "make demo            train a network on handwritten digits, with and without batch norm"
 	@echo "make test            linters, types, import rules and tests"
+	@echo "make test-cpus       kernels and functions with AVX2 and SSE2 code"
 	@echo "make lint            the first three alone"
 	@echo "make soak            the long tests: threads, forks, damaged caches, random calls"
 	@echo "make compare         speed against other libraries (installs them)"
@@ -25,6 +26,14 @@ demo: .venv/installed-demo
 
 test: lint
 	$(BIN)/python -m pytest -m "not peer and not soak"
+
+# Without features of its own the name alone would still give 512-bit code.
+test-cpus: .venv/installed-test
+	for processor in haswell x86-64; do \
+	    NUMBA_CPU_NAME=$$processor NUMBA_CPU_FEATURES= $(BIN)/python -m pytest \
+	        -m "not slow and not peer and not soak" tests/kernels tests/functional \
+	        tests/jit/test_simd.py tests/jit/test_elementary.py || exit 1; \
+	done
 
 soak: .venv/installed-test .venv/installed-demo
 	$(BIN)/python -m pytest -m soak

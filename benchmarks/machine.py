@@ -7,6 +7,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks import isa
+
 
 def describe() -> dict[str, str | int]:
     """The processor, how many of its cores this process may use, the system and the Python."""
@@ -40,6 +42,8 @@ def _processor() -> str:
     fields = {name.strip(): value.strip() for name, _, value in lines}
     flags = fields.get("flags", fields.get("Features", "")).split()
     widest = next((flag for flag in ("avx512f", "avx2", "asimd") if flag in flags), "")
+    if held := isa.held():
+        widest += f" held to {held}"
     return f"{fields.get('model name', platform.machine())} {widest}".strip()
 
 

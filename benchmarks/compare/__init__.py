@@ -5,10 +5,12 @@
     python -m benchmarks.compare batch_norm            one suite: batch norm alone
     python -m benchmarks.compare dense_batch_norm      dense layer, batch norm and ReLU
     python -m benchmarks.compare conv2d_batch_norm     convolution, batch norm and ReLU; memory
+    python -m benchmarks.compare all --isa avx2        every library held to AVX2 (`../isa.py`)
     python -m benchmarks.compare readme                the stored run's tables into the README
 
 A whole suite's figures take the place of its part of `../results/comparison.json`, and the picture
-beside it is drawn anew; less than a whole suite goes to `partial.json`, which git ignores. A run
+beside it is drawn anew; less than a whole suite goes to `partial.json`, which git ignores, and
+what every library is held to by ``--isa`` has a file of its name. A run
 that is stopped goes on where it was when the same command is given again, unless the machine, a
 version or a source has changed since (`journal.py`).
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import machine
+from benchmarks import isa, machine
 from benchmarks.compare import (
     batch_norm,
     conv2d_batch_norm,
@@ -65,6 +65,7 @@ def _add_options(run: argparse.ArgumentParser) -> None:
         help="9 rounds of long turns, and what is slow to compile on every shape",
     )  # fmt: skip
     run.add_argument("--peers", nargs="+", choices=RIVALS, metavar="PEER", help=", ".join(RIVALS))
+    run.add_argument("--isa", choices=isa.CHOICES, help="hold every library to it")
     run.add_argument("--rounds", type=int, help="at least; by default the suite's")
     run.add_argument("--seconds", type=float, help="of calls in one turn; by default the suite's")
     run.add_argument("--threads", type=int, default=2, help="of each library; default 2")
@@ -75,13 +76,17 @@ def _add_options(run: argparse.ArgumentParser) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> int:
+    if arguments.isa:
+        isa.hold(arguments.isa)
     options = _options(arguments)
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    kept = results.load(output / "comparison.json")
+    kept = results.load(output / f"{arguments.isa or 'comparison'}.json")
     if (busy := machine.load()) > 0.5:
         print(f"warning: other work keeps {busy:.1f} cores busy", file=sys.stderr)
     journal = f"{arguments.name}{'-partial' if options.partial else ''}.unfinished"
+    if arguments.isa:
+        journal = f"{arguments.isa}-{journal}"
     session = Session(arguments.suites, options, output / journal, kept)
     if session.journal.parts:
         print(f"going on with the run of {session.journal.begun}", file=sys.stderr)
@@ -92,9 +97,9 @@ def compare(arguments: argparse.Namespace) -> int:
         return 130
     for name, section in found.items():
         print(f"{tables.report(section, SUITES[name])}\n")
-    # A partial run never takes the place of a whole one.
-    name = "partial" if options.partial else "comparison"
-    sections = found if options.partial else _in_order(kept | found)
+    # A partial run never takes the place of a whole one; what is held has a file of its own.
+    name = arguments.isa or ("partial" if options.partial else "comparison")
+    sections = found if name == "partial" else _in_order(kept | found)
     results.save(output / f"{name}.json", sections)
     _draw(sections, output / f"{name}.png")
     return any(map(_subject_failed, found.values()))

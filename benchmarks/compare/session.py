@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks import isa
 from benchmarks.compare.journal import Journal
 from benchmarks.compare.peers import PEERS, SUBJECT, Peer
 from benchmarks.compare.protocol import Case, Shape, label
@@ -146,6 +147,8 @@ class _Run:
 
 def _peers(options: Options) -> list[Peer]:
     left_out = set(RIVALS).difference(options.peers or RIVALS)
+    if isa.held():
+        left_out |= isa.NOT_HELD
     return [peer for key, peer in PEERS.items() if key not in left_out]
 
 

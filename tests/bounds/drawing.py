@@ -234,6 +234,8 @@ def _told(value: Any) -> str:
         return f"<{value.dtype} {value.shape}{strides}{flags}>"
     if hasattr(value, "inv_std"):
         return "context"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_told, value))}]"
     if isinstance(value, tuple) and any(isinstance(item, np.ndarray) for item in value):
         names = getattr(value, "_fields", None)
         if names:

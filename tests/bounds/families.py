@@ -89,8 +89,8 @@ def _places(
 # --- batch norm -----------------------------------------------------------------------------
 
 
-def batch_norm(d: Drawing) -> None:
-    """Any number of axes, any of them kept."""
+def _batch(d: Drawing) -> tuple[Shape, Any, Shape]:
+    """A shape, an axis or several, and the sizes of those."""
     ndim = int(d.one_of([2, 2, 3, 4, 4, 5]))
     most = {2: 700, 3: 300, 4: 80, 5: 20}[ndim]
     shape = limited([d.size(most) for _ in range(ndim)], 8 * MOST if d.chance(0.1) else MOST)
@@ -98,7 +98,12 @@ def batch_norm(d: Drawing) -> None:
     if d.chance(0.2):
         axis = tuple(int(a) for a in d.rng.permutation(ndim)[: d.rng.integers(1, ndim)])
     axes = {a % ndim for a in np.atleast_1d(axis)}
-    kept = tuple(shape[a] for a in sorted(axes))
+    return shape, axis, tuple(shape[a] for a in sorted(axes))
+
+
+def batch_norm(d: Drawing) -> None:
+    """Forward and backward, or inference."""
+    shape, axis, kept = _batch(d)
     x = d.array(shape)
     affine = _affine(d, kept)
     if d.chance(0.4) or x.size // math.prod(kept) < 2:
@@ -115,12 +120,30 @@ def batch_norm(d: Drawing) -> None:
         nbnorm.batch_norm_forward, x, **affine, axis=axis, **_statistics(d, kept), **after,
         **_out(d, shape),
     )  # fmt: skip
-    dy = d.array(shape)
-    sources = {"x": x, **affine, "residual": after.get("residual")}
+    _differentiate(d, context, {"x": x, **affine, "residual": after.get("residual")})
+
+
+def _differentiate(d: Drawing, context: Any, sources: dict[str, Array | None]) -> None:
+    dy = d.array(context.x.shape)
     options = _places(d, nbnorm.BatchNormGradients, sources, ("dx", "dresidual"))
     if "out" in options and options["out"].dx is not None and dy.flags.writeable and d.chance(0.3):
         options["out"] = options["out"]._replace(dx=d.over(dy))
     d.call(nbnorm.batch_norm_backward, dy, context, **options)
+
+
+def cross_iteration(d: Drawing) -> None:
+    """Batch norm over two batches, and their statistics alone."""
+    shape, axis, kept = _batch(d)
+    first, x = d.array(shape), d.array(shape)
+    affine = _affine(d, kept)
+    own = d.call(nbnorm.batch_statistics, first, axis=axis)
+    d.call(nbnorm.merge_statistics, [own, own])
+    after = _after(d, shape)
+    _, context, _ = d.call(
+        nbnorm.cross_iteration_batch_norm_forward, x, [own], **affine, axis=axis, **after,
+        **_out(d, shape),
+    )  # fmt: skip
+    _differentiate(d, context, {"x": x, **affine, "residual": after.get("residual")})
 
 
 # --- dense ----------------------------------------------------------------------------------
@@ -128,7 +151,7 @@ def batch_norm(d: Drawing) -> None:
 
 def _dense_operands(d: Drawing, *, least: int) -> tuple[Array, Array, Array | None, Shape]:
     rows = d.size(400 if d.chance(0.9) else 3000, least)
-    c, k = d.size(300), d.size(300)
+    c, k = d.size(300 if d.chance(0.7) else 12), d.size(300)
     while rows * c * k > 1 << 22:
         rows = rows // 2 + 1
     leading = (rows,)
@@ -274,6 +297,21 @@ def folding(d: Drawing) -> None:
     d.call(nbnorm.fold_batch_norm, d.array(shape), bias, mean, var, **affine, eps=1e-3)
 
 
+def norms(d: Drawing) -> None:
+    """L1 or L2 normalization, forward and backward, and a penalty."""
+    shape = limited([d.size(300) for _ in range(d.one_of([1, 2, 3, 4]))])
+    axis: Any = int(d.rng.integers(-len(shape), len(shape)))
+    if d.chance(0.3):
+        axis = tuple(int(a) for a in d.rng.permutation(len(shape))[: d.rng.integers(1, 4)])
+    name = d.one_of(["l1", "l2"])
+    x = d.array(shape)
+    _, context = d.call(
+        getattr(nbnorm, f"{name}_normalize_forward"), x, axis=axis, **_out(d, shape)
+    )
+    d.call(getattr(nbnorm, f"{name}_normalize_backward"), d.array(shape), context, **_out(d, shape))
+    d.call(getattr(nbnorm, f"{name}_penalty"), x, 0.1, **_out(d, shape, [x]))
+
+
 class Family(NamedTuple):
     """What draws a call, and the types to draw it with.
 
@@ -301,5 +339,8 @@ FAMILIES = [
     Family(dense_batch_norm, _PRODUCTS[:2], _PRODUCTS),
     Family(conv2d, [_FLOAT32], _PRODUCTS[:2]),
     Family(conv2d_batch_norm, [_FLOAT32], _PRODUCTS),
+    Family(cross_iteration, [_FLOAT32], PROFILES),
     Family(folding, PROFILES, PROFILES),
 ]
+if hasattr(nbnorm, "l1_penalty"):
+    FAMILIES.append(Family(norms, [_FLOAT32], _PRODUCTS[:2]))

@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 import nbnorm
-from nbnorm.functional import conv_direct, conv_winograd, plan, product, scratch, windows
+from nbnorm.functional import (
+    conv_direct,
+    conv_winograd,
+    dense_by_covariance,
+    plan,
+    product,
+    scratch,
+    windows,
+)
 from nbnorm.jit import threads
 from tests.bounds import broken, guarded
 from tests.bounds.drawing import Drawing
@@ -33,7 +41,10 @@ SMALL = {
         "LAST_CACHE_BYTES": 64 << 10, "SECOND_CACHE_PERIOD": 1 << 10, "SHORTEST_SLICE": 256,
         "SHORT_PLANE_BYTES": 256, "PIECE": 512,
     },
-    product: {"BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE": 64},
+    product: {
+        "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE": 64, "SLICE_DEPTH": 64,
+    },
+    dense_by_covariance: {"ROWS_A_COLUMN": 4, "FEWEST_VALUES": 1 << 10},
     windows: {"BAND_BYTES": 8 << 10, "MOST_PLACES": 64, "FEWEST_PLACES": 24},
     conv_direct: {"SUMS_BYTES": 64 << 10},
     conv_winograd: {

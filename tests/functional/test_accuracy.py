@@ -12,6 +12,7 @@ from numba.core import config
 
 from benchmarks import accuracy, truth
 from nbnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
+from nbnorm.jit.target import has_fma
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="about compiled arithmetic")
 
@@ -96,6 +97,8 @@ def test_errors_stay_within_the_bounds(name, dtype):
         ).items()
     }
     assert len(errors) == len(AXES) * len(accuracy.QUANTITIES)
+    if not has_fma():  # each value is rounded three times, not twice
+        bound *= 3 / 2
     assert {key: error for key, error in errors.items() if not error <= bound} == {}
 
 
