@@ -321,7 +321,7 @@ def _divide(
     _, slices, _, step = plan.tiling
     lanes = lane_count(x.itemsize)
     rows = scratch.take("rows", (plan.tiles, lanes), np.float64)
-    parts = scratch.take("parts", (plan.tiles if slices > 1 else 1, lanes), np.float64)
+    parts = scratch.take("parts", (plan.tiles, lanes), np.float64)
     short = plan.tiles * shape[1] * lanes if step == 0 else 0
     turned = scratch.take("turned", (short,), x.dtype)
     turned_dy = None if dy is None else scratch.take("turned dy", (short,), x.dtype)

@@ -23,8 +23,9 @@ cut into slices, and the kernel runs twice: once to sum, and once to write.
 one strip. There are `in_sample` strips in a sample, and a strip's vectors begin `step` values
 apart: s, or as many times s as fit a vector. Step 0 stands for fibres that are transposed.
 
-Sums are float64 throughout: a float32 squared neither overflows nor vanishes there, and what the
-conversion costs is hidden by memory.
+Lanes add in the data's type for `CHAIN` vectors at most and are then carried in float64, as in
+sums.py. Where float32 has no such sums, of squares above all, the strip is summed again in float64:
+any sum beyond its range, and those below it where eps does not hide them.
 """
 
 from __future__ import annotations
@@ -44,12 +45,17 @@ from nbnorm.jit.simd import (
 )
 from nbnorm.kernels.orders import add, root, without
 from nbnorm.kernels.packing import transpose
+from nbnorm.kernels.sums import CHAIN
 
 # 1 / d leaves the normal range of float32 where d is near either end of it: x is then multiplied
 # by a power of two first, which changes none of its digits.
 _LARGE, _DOWN = 2.0**100, 2.0**-64
 _SMALL, _UP = 2.0**-100, 2.0**64
 _SMALLEST = 5e-324
+
+# Sums of float32 numbers that are taken as they are: none of the summands that matter has lost a
+# digit to the ends of the range.
+_HIGHEST, _LOWEST = 2.0**126, 2.0**-80
 
 
 @inlined
@@ -73,25 +79,58 @@ def _reciprocals(d):
 
 
 @inlined
-def _add(sums, dy, x, i, count, order):
-    """Adds what belongs to ``x[i : i + count]`` to the lanes of a vector of sums."""
-    v = load_part(x, i, count, splat(x, 0.0))
+def _add(sums, dy, x, i, count, others, lift, factor, order):
+    """Adds what belongs to ``x[i : i + count]`` to the lanes of `sums`: |x|, x^2, or dy y."""
+    v = load_part(x, i, count, others)
     if dy is None:
         return add(sums, v, order)
-    return fma(widen(load_part(dy, i, count, splat(x, 0.0))), widen(v), sums)
+    return fma(load_part(dy, i, count, others), v * lift * factor, sums)
 
 
 @inlined
-def _sum(dy, x, first, last, step, count, order):
-    """Lane by lane the sums of a strip, `count` values at a time and `step` values apart."""
-    sums = widen(splat(x, 0.0))
+def _sum(dy, x, first, last, step, count, lift, factor, order):
+    """Lane by lane the sums of a strip, `count` values at a time and `step` values apart.
+
+    Lanes beyond the count are not 0, so that they do not seem to lack digits.
+    """
+    zero = splat(x, 0.0)
+    one = splat(x, 1.0)
+    carried = widen(zero)
     i = first
     while i + count <= last:
-        sums = _add(sums, dy, x, i, count, order)
-        i += step
+        end = min(i + CHAIN * step, last)
+        sums = zero
+        while i + count <= end:
+            sums = _add(sums, dy, x, i, count, one, lift, factor, order)
+            i += step
+        carried = carried + widen(sums)
     if i < last:
-        sums = _add(sums, dy, x, i, last - i, order)
+        carried = carried + widen(_add(zero, dy, x, i, last - i, zero, lift, factor, order))
+    return carried
+
+
+@inlined
+def _sum_widened(x, first, last, step, count, order):
+    """The same sums of |x| or x^2, in float64 throughout."""
+    zero = splat(x, 0.0)
+    sums = widen(zero)
+    for i in range(first, last, step):
+        sums = add(sums, widen(load_part(x, i, min(count, last - i), zero)), order)
     return sums
+
+
+@inlined
+def _lowest(eps):
+    """The least sum that is taken as it is: any, where eps is so large that it does not matter."""
+    return _LOWEST if eps < _LOWEST else 0.0
+
+
+@inlined
+def _lack_digits(sums, eps):
+    """Whether some of the sums are not to be taken as they are, or not numbers."""
+    one, zero = splat(sums, 1.0), splat(sums, 0.0)
+    bad = select(sums < splat(sums, _HIGHEST), zero, one)
+    return total(select(sums < splat(sums, _lowest(eps)), one, bad)) > 0.0
 
 
 @inlined
@@ -141,91 +180,76 @@ def _spread(norm, at, row, step, s):
 
 
 @inlined
-def _settle_one(norm, at, sums, dy, x, eps, order):
-    """The constants of a strip that is one fibre: lift, factor, and t in the backward."""
-    value = total(sums)
-    if dy is None:
-        norm[at] = root(value + eps, order)
-    lift, factor = _reciprocal(norm[at])
-    return splat(x, lift), splat(x, factor), splat(x, value * lift * factor)
-
-
-@inlined
-def _settle(norm, at, count, row, sums, dy, x, step, together, eps, order):
-    """The constants of a strip of `count` fibres; and norm[at : at + count] in the forward.
-
-    `together` tells that a vector has several values of each fibre.
-    """
-    if together:
-        sums = _fold(sums, row, step, count)
-    if dy is None:
-        d = root(sums + splat(sums, eps), order)
-        store_part(norm, at, d, count)
-    elif together:
-        _spread(norm, at, row, step, count)
-        d = load_part(row, 0, step, sums)
-    else:
-        d = load_part(norm, at, count, sums)
-    lift, factor = _reciprocals(d)
-    return narrow(x, lift), narrow(x, factor), narrow(x, sums * lift * factor)
-
-
-@inlined
-def _divide_turned(out, norm, turned, turned_dy, scratch, dy, x, first, count, c, eps, order):
-    """Divides the fibres first..first+count-1, transposed at `scratch` of the turned arrays."""
+def _divide_fibre(out, norm, part, dy, x, fibre, first, last, summing, writing, stream, eps, order):
+    """Sums, or writes, or both, x[first : last]: a fibre of neighbours or a slice of one."""
     width = lanes(x)
-    at = first * c
-    end = scratch + c * width
-    transpose(turned, scratch, width, x, at, c, count, c, width)
+    zero = splat(x, 0.0)
+    lift, factor, along = zero, zero, zero
     if dy is not None:
-        transpose(turned_dy, scratch, width, dy, at, c, count, c, width)
-    sums = _sum(turned_dy, turned, scratch, end, width, width, order)
-    lift, factor, along = _settle(
-        norm, first, count, norm, sums, turned_dy, x, width, False, eps, order
-    )
-    _write(turned, turned_dy, turned, scratch, end, width, width, lift, factor, along, order, False)
-    transpose(out, at, c, turned, scratch, width, c, count, c)
+        one_lift, one_factor = _reciprocal(norm[fibre])
+        lift, factor = splat(x, one_lift), splat(x, one_factor)
+    if summing:
+        sums = _sum(dy, x, first, last, width, width, lift, factor, order)
+        if dy is None and x.itemsize < 8 and not _lowest(eps) <= total(sums) < _HIGHEST:
+            sums = _sum_widened(x, first, last, width, width, order)
+    else:
+        sums = load_part(part, 0, width, widen(zero))
+    if not writing:
+        store_part(part, 0, sums, width)
+        return
+    if dy is None:
+        norm[fibre] = root(total(sums) + eps, order)
+        one_lift, one_factor = _reciprocal(norm[fibre])
+        lift, factor = splat(x, one_lift), splat(x, one_factor)
+    else:
+        along = splat(x, total(sums))
+    _write(out, dy, x, first, last, width, width, lift, factor, along, order, stream)
 
 
 @inlined
 def _divide_strip(
-    out, norm, row, part, dy, x, strip, slice_, tiling, summing, writing, stream, eps, order, shape
-):
-    """Sums, or writes, or both, a slice of a strip; `part` holds its sums in between."""
-    _, c, s = shape
-    _, slices, in_sample, step = tiling
-    width = lanes(x)
-    sample = strip // in_sample
-    column = (strip - sample * in_sample) * width
-    together = step > s
-    count = step if together else min(width, s - column)
-    start = sample * c * s + column
-    end = (sample + 1) * c * s
-    steps = -(-(end - start) // step)
-    first = start + steps * slice_ // slices * step
-    last = min(start + steps * (slice_ + 1) // slices * step, end)
+    out, norm, at, count, row, part, dy, x, first, last, step, used, summing, writing, stream,
+    eps, order,
+):  # fmt: skip
+    """The same for `count` fibres whose norms are ``norm[at : at + count]``.
 
+    A vector has `used` values; if that is more than `count`, several of each fibre.
+    """
+    width = lanes(x)
+    zero = splat(x, 0.0)
+    lift, factor, along = zero, zero, zero
+    if dy is not None:
+        if used > count:
+            _spread(norm, at, row, used, count)
+            d = load_part(row, 0, used, widen(zero))
+        else:
+            d = load_part(norm, at, count, widen(zero))
+        wide_lift, wide_factor = _reciprocals(d)
+        lift, factor = narrow(x, wide_lift), narrow(x, wide_factor)
     if not summing:
-        sums = load_part(part, 0, width, widen(splat(x, 0.0)))
-    elif count == width:
-        sums = _sum(dy, x, first, last, step, width, order)
+        sums = load_part(part, 0, width, widen(zero))
+    elif used == width:
+        sums = _sum(dy, x, first, last, step, width, lift, factor, order)
     else:
-        sums = _sum(dy, x, first, last, step, count, order)
+        sums = _sum(dy, x, first, last, step, used, lift, factor, order)
+    if dy is None and summing and x.itemsize < 8 and _lack_digits(sums, eps):
+        sums = _sum_widened(x, first, last, step, used, order)
     if not writing:
         store_part(part, 0, sums, width)
         return
-
-    if s == 1:
-        lift, factor, along = _settle_one(norm, strip, sums, dy, x, eps, order)
+    if used > count:
+        sums = _fold(sums, row, used, count)
+    if dy is None:
+        d = root(sums + splat(sums, eps), order)
+        store_part(norm, at, d, count)
+        wide_lift, wide_factor = _reciprocals(d)
+        lift, factor = narrow(x, wide_lift), narrow(x, wide_factor)
     else:
-        lift, factor, along = _settle(
-            norm, sample * s + column, s if together else count, row, sums, dy, x, step, together,
-            eps, order,
-        )  # fmt: skip
-    if count == width:
+        along = narrow(x, sums)
+    if used == width:
         _write(out, dy, x, first, last, step, width, lift, factor, along, order, stream)
     else:
-        _write(out, dy, x, first, last, step, count, lift, factor, along, order, False)
+        _write(out, dy, x, first, last, step, used, lift, factor, along, order, False)
 
 
 @worker
@@ -239,7 +263,7 @@ def divide_by_norms(
     out       (n c s,), written: y, or dx; may be x in the forward, dy in the backward
     norm      (n s,) float64: d, written in the forward, read in the backward
     rows      (tiles, lanes) float64, scratch
-    parts     (tiles, lanes) float64: the sums of slices; one row will do where there are none
+    parts     (tiles, lanes) float64: the sums of slices
     turned    (tiles c lanes,) of the data's type, scratch for short fibres
     turned_dy the same for dy, or None in the forward
     dy        (n c s,), or None in the forward
@@ -252,26 +276,57 @@ def divide_by_norms(
     tiling    (height, slices, in_sample, step), see above
     shape     (n, c, s)
     """
-    n, c, _ = shape
+    n, c, s = shape
     height, slices, in_sample, step = tiling
     width = lanes(x)
-    strips = -(-n // width) if step == 0 else n * in_sample
     for tile in range(lo, hi):
-        first = tile // slices * height
+        row = rows[tile]
         slice_ = tile % slices
-        for strip in range(first, min(first + height, strips)):
-            if step == 0:
-                fibre = strip * width
-                _divide_turned(
-                    out, norm, turned, turned_dy, tile * c * width, dy, x, fibre,
-                    min(width, n - fibre), c, eps, order,
-                )  # fmt: skip
-            else:
-                part = parts[0 if slices == 1 else tile if summing else tile - slice_]
+        part = parts[tile if summing else tile - slice_]
+        strip = tile // slices * height
+        last_strip = min(strip + height, -(-n // width) if step == 0 else n * in_sample)
+        if step == 0:
+            begin = tile * c * width
+            end = begin + c * width
+            for fibre in range(strip * width, min(last_strip * width, n), width):
+                count = min(width, n - fibre)
+                transpose(turned, begin, width, x, fibre * c, c, count, c, width)
+                if dy is not None:
+                    transpose(turned_dy, begin, width, dy, fibre * c, c, count, c, width)
                 _divide_strip(
-                    out, norm, rows[tile], part, dy, x, strip, slice_, tiling, summing, writing,
-                    stream, eps, order, shape,
+                    turned, norm, fibre, count, row, part, turned_dy, turned, begin, end, width,
+                    count, True, True, False, eps, order,
                 )  # fmt: skip
+                transpose(out, fibre * c, c, turned, begin, width, c, count, c)
+            continue
+        together = step > s
+        size = c * s
+        steps = -(-size // step)
+        first = steps * slice_ // slices * step
+        last = steps * (slice_ + 1) // slices * step
+        if s == 1:
+            last = min(last, c)
+            for fibre in range(strip, last_strip):
+                start = fibre * c
+                _divide_fibre(
+                    out, norm, part, dy, x, fibre, start + first, start + last, summing, writing,
+                    stream, eps, order,
+                )  # fmt: skip
+            continue
+        sample = strip // in_sample
+        column = (strip - sample * in_sample) * width
+        for _ in range(strip, last_strip):
+            start = sample * size
+            count = s if together else min(width, s - column)
+            _divide_strip(
+                out, norm, sample * s + column, count, row, part, dy, x, start + first + column,
+                start + min(last + column, size), step, step if together else count, summing,
+                writing, stream, eps, order,
+            )  # fmt: skip
+            column += width
+            if column >= s:
+                column = 0
+                sample += 1
 
 
 @driver

@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from nbnorm.jit.elementary import absolute, square_root
 from nbnorm.jit.options import inlined
-from nbnorm.jit.simd import fma, select, splat, widen
+from nbnorm.jit.simd import fma, select, splat
 from nbnorm.jit.vectors import Vector, VectorType
 from nbnorm.kernels.activations import INLINED, python_type
 
@@ -33,13 +33,12 @@ def signed(v, value):
     return select(v > zero, value, select(v < zero, zero - value, v * zero))
 
 
-def _add_magnitude(total, v, order):
-    return total + widen(absolute(v))
+def _add_magnitude(sums, v, order):
+    return sums + absolute(v)
 
 
-def _add_square(total, v, order):
-    wide = widen(v)
-    return fma(wide, wide, total)
+def _add_square(sums, v, order):
+    return fma(v, v, sums)
 
 
 def _same(value, order):
@@ -76,9 +75,9 @@ _DIRECTIONS = {L1: _subtract_sign, L2: _subtract_multiple}
 _PENALTIES = {L1: _weigh_sign, L2: _weigh}
 
 
-def add(total: Any, v: Any, order: Any) -> Any:
-    """The float64 lanes of `total` plus abs(v) or v^2: neither overflows for a float32 v."""
-    return _SUMMANDS[type(order)](total, v, order)
+def add(sums: Any, v: Any, order: Any) -> Any:
+    """Sums plus abs(v) or v^2."""
+    return _SUMMANDS[type(order)](sums, v, order)
 
 
 def root(value: Any, order: Any) -> Any:
@@ -97,7 +96,7 @@ def penalty_gradient(v: Any, weight: Any, order: Any) -> Any:
 
 
 @overload(add, jit_options=INLINED)
-def _overload_add(total, v, order):
+def _overload_add(sums, v, order):
     return _SUMMANDS[python_type(order)]
 
 
