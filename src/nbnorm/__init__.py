@@ -3,9 +3,11 @@
 Functions: `batch_norm_forward`, `batch_norm_inference`, `batch_norm_backward`; the same behind a
 dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 `conv2d_batch_norm_forward`, `_inference`, `_backward`; these alone: `dense_forward`,
-`dense_backward`, `conv2d_forward`, `conv2d_backward`; and `fold_batch_norm`. Layers over them:
-`BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `Sequential` and the optimizer
-`SGD`; `nbnorm.layers` has the rest. The compiled kernels under the functions are in
+`dense_backward`, `conv2d_forward`, `conv2d_backward`; and `fold_batch_norm`. Division by a norm:
+`l1_normalize_forward` and `l2_normalize_forward`, `_backward`; `l1_penalty` and `l2_penalty`.
+Layers over them: `BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`,
+`L1Normalize`, `L2Normalize`, `L1Penalty`, `L2Penalty`, `Sequential` and the optimizer `SGD`;
+`nbnorm.layers` has the rest. The compiled kernels under the functions are in
 `nbnorm.kernels`, their specification in `nbnorm.reference`.
 """
 
@@ -40,11 +42,23 @@ _HOMES = {
     "dense_batch_norm_forward": "nbnorm.functional.dense_batch_norm",
     "dense_batch_norm_inference": "nbnorm.functional.dense_batch_norm",
     "fold_batch_norm": "nbnorm.functional.folding",
+    "L1NormalizeContext": "nbnorm.functional.norms",
+    "L2NormalizeContext": "nbnorm.functional.norms",
+    "l1_normalize_backward": "nbnorm.functional.norms",
+    "l1_normalize_forward": "nbnorm.functional.norms",
+    "l2_normalize_backward": "nbnorm.functional.norms",
+    "l2_normalize_forward": "nbnorm.functional.norms",
+    "l1_penalty": "nbnorm.functional.penalties",
+    "l2_penalty": "nbnorm.functional.penalties",
     "BatchNorm": "nbnorm.layers",
     "Conv2d": "nbnorm.layers",
     "Conv2dBatchNorm": "nbnorm.layers",
     "Dense": "nbnorm.layers",
     "DenseBatchNorm": "nbnorm.layers",
+    "L1Normalize": "nbnorm.layers",
+    "L1Penalty": "nbnorm.layers",
+    "L2Normalize": "nbnorm.layers",
+    "L2Penalty": "nbnorm.layers",
     "SGD": "nbnorm.layers",
     "Sequential": "nbnorm.layers",
 }
