@@ -69,10 +69,10 @@ def _weigh(v, weight, order):
     return v * weight
 
 
-_SUMMANDS = {L1: _add_magnitude, L2: _add_square}
-_ROOTS = {L1: (_same, _same), L2: (_root, _roots)}  # of a number, of a vector
-_DIRECTIONS = {L1: _subtract_sign, L2: _subtract_multiple}
-_PENALTIES = {L1: _weigh_sign, L2: _weigh}
+_SUMMANDS: dict[type, Any] = {L1: _add_magnitude, L2: _add_square}
+_ROOTS: dict[type, Any] = {L1: (_same, _same), L2: (_root, _roots)}  # of a number, of a vector
+_DIRECTIONS: dict[type, Any] = {L1: _subtract_sign, L2: _subtract_multiple}
+_PENALTIES: dict[type, Any] = {L1: _weigh_sign, L2: _weigh}
 
 
 def add(sums: Any, v: Any, order: Any) -> Any:
