@@ -126,11 +126,11 @@ def _lowest(eps):
 
 
 @inlined
-def _lack_digits(sums, eps):
-    """Whether some of the sums are not to be taken as they are, or not numbers."""
+def _lacking(sums, eps):
+    """1 in the lanes whose sum is not to be taken as it is, or is not a number; 0 elsewhere."""
     one, zero = splat(sums, 1.0), splat(sums, 0.0)
-    bad = select(sums < splat(sums, _HIGHEST), zero, one)
-    return total(select(sums < splat(sums, _lowest(eps)), one, bad)) > 0.0
+    lacking = select(sums < splat(sums, _HIGHEST), zero, one)
+    return select(sums < splat(sums, _lowest(eps)), one, lacking)
 
 
 @inlined
@@ -232,8 +232,11 @@ def _divide_strip(
         sums = _sum(dy, x, first, last, step, width, lift, factor, order)
     else:
         sums = _sum(dy, x, first, last, step, used, lift, factor, order)
-    if dy is None and summing and x.itemsize < 8 and _lack_digits(sums, eps):
-        sums = _sum_widened(x, first, last, step, used, order)
+    if dy is None and summing and x.itemsize < 8:
+        lacking = _lacking(sums, eps)
+        if total(lacking) > 0.0:  # only these, so that no fibre depends on its neighbours
+            again = _sum_widened(x, first, last, step, used, order)
+            sums = select(lacking > splat(sums, 0.5), again, sums)
     if not writing:
         store_part(part, 0, sums, width)
         return

@@ -52,7 +52,7 @@ class _Penalty(Layer[PenaltyContext]):
         return add_penalty_gradient(dy, x, context.weight, context.order)
 
     def _is_own(self, context: PenaltyContext) -> bool:
-        return context.order == self._order
+        return type(context.order) is type(self._order)  # as tuples they are equal
 
 
 class L1Penalty(_Penalty):
