@@ -4,9 +4,11 @@ Functions: `batch_norm_forward`, `batch_norm_inference`, `batch_norm_backward`; 
 dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 `conv2d_batch_norm_forward`, `_inference`, `_backward`; these alone: `dense_forward`,
 `dense_backward`, `conv2d_forward`, `conv2d_backward`; `fold_batch_norm`; and, for statistics over
-several batches, `cross_iteration_batch_norm_forward`. Layers over them: `BatchNorm`, `Dense`,
-`DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `CrossIterationBatchNorm`, `Sequential` and the
-optimizer `SGD`; `nbnorm.layers` has the rest. The compiled kernels under the functions are in
+several batches, `cross_iteration_batch_norm_forward`. Division by a norm: `l1_normalize_forward`
+and `l2_normalize_forward`, `_backward`; `l1_penalty` and `l2_penalty`. Layers over them:
+`BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `CrossIterationBatchNorm`,
+`L1Normalize`, `L2Normalize`, `L1Penalty`, `L2Penalty`, `Sequential` and the optimizer `SGD`;
+`nbnorm.layers` has the rest. The compiled kernels under the functions are in
 `nbnorm.kernels`, their specification in `nbnorm.reference`.
 """
 
@@ -47,6 +49,14 @@ _HOMES = {
     "dense_batch_norm_forward": "nbnorm.functional.dense_batch_norm",
     "dense_batch_norm_inference": "nbnorm.functional.dense_batch_norm",
     "fold_batch_norm": "nbnorm.functional.folding",
+    "L1NormalizeContext": "nbnorm.functional.norms",
+    "L2NormalizeContext": "nbnorm.functional.norms",
+    "l1_normalize_backward": "nbnorm.functional.norms",
+    "l1_normalize_forward": "nbnorm.functional.norms",
+    "l2_normalize_backward": "nbnorm.functional.norms",
+    "l2_normalize_forward": "nbnorm.functional.norms",
+    "l1_penalty": "nbnorm.functional.penalties",
+    "l2_penalty": "nbnorm.functional.penalties",
     "BatchNorm": "nbnorm.layers",
     "Compensated": "nbnorm.layers",
     "Conv2d": "nbnorm.layers",
@@ -54,6 +64,10 @@ _HOMES = {
     "CrossIterationBatchNorm": "nbnorm.layers",
     "Dense": "nbnorm.layers",
     "DenseBatchNorm": "nbnorm.layers",
+    "L1Normalize": "nbnorm.layers",
+    "L1Penalty": "nbnorm.layers",
+    "L2Normalize": "nbnorm.layers",
+    "L2Penalty": "nbnorm.layers",
     "SGD": "nbnorm.layers",
     "Sequential": "nbnorm.layers",
 }

@@ -33,6 +33,15 @@ from nbnorm.functional.dense_batch_norm import (
     dense_batch_norm_inference,
 )
 from nbnorm.functional.folding import fold_batch_norm
+from nbnorm.functional.norms import (
+    L1NormalizeContext,
+    L2NormalizeContext,
+    l1_normalize_backward,
+    l1_normalize_forward,
+    l2_normalize_backward,
+    l2_normalize_forward,
+)
+from nbnorm.functional.penalties import l1_penalty, l2_penalty
 from nbnorm.layers import (
     SGD,
     BatchNorm,
@@ -42,6 +51,10 @@ from nbnorm.layers import (
     CrossIterationBatchNorm,
     Dense,
     DenseBatchNorm,
+    L1Normalize,
+    L1Penalty,
+    L2Normalize,
+    L2Penalty,
     Sequential,
 )
 
@@ -63,6 +76,12 @@ __all__ = [
     "DenseBatchNormContext",
     "DenseBatchNormGradients",
     "DenseGradients",
+    "L1Normalize",
+    "L1NormalizeContext",
+    "L1Penalty",
+    "L2Normalize",
+    "L2NormalizeContext",
+    "L2Penalty",
     "Sequential",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -80,5 +99,11 @@ __all__ = [
     "dense_batch_norm_inference",
     "dense_forward",
     "fold_batch_norm",
+    "l1_normalize_backward",
+    "l1_normalize_forward",
+    "l1_penalty",
+    "l2_normalize_backward",
+    "l2_normalize_forward",
+    "l2_penalty",
     "merge_statistics",
 ]

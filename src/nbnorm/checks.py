@@ -222,18 +222,24 @@ def degrees_of_freedom(function: str, ddof: Any) -> int:
     return int(ddof)
 
 
-def kept_axes(function: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes that keep statistics, ascending and not negative."""
-    axes = axis if isinstance(axis, tuple) else (axis,)
+def axes(function: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """Some or all of the axes of an array, ascending and not negative."""
+    given = axis if isinstance(axis, tuple) else (axis,)
     expected = f"an int or a tuple of different ints from {-ndim} to {ndim - 1}"
-    for one in axes:
+    for one in given:
         if not is_int(one):
             raise wrong_type(function, "axis", axis, expected)
         if not -ndim <= one < ndim:
             raise wrong_value(function, "axis", axis, expected)
-    kept = tuple(sorted({int(one) % ndim for one in axes}))
-    if len(kept) != len(axes) or not kept:
+    found = tuple(sorted({int(one) % ndim for one in given}))
+    if len(found) != len(given) or not found:
         raise wrong_value(function, "axis", axis, expected)
+    return found
+
+
+def kept_axes(function: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that keep statistics: not all of them."""
+    kept = axes(function, axis, ndim)
     if len(kept) == ndim:
         raise wrong_value(function, "axis", axis, f"fewer axes than x has ({ndim})")
     return kept

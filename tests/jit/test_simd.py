@@ -18,7 +18,7 @@ from numba.core import config
 from numba.core.errors import TypingError
 
 from nbnorm.jit import elementary, options, simd, target
-from nbnorm.jit.elementary import exp
+from nbnorm.jit.elementary import absolute, exp, narrow, square_root
 from nbnorm.jit.simd import (
     accumulate,
     accumulate_part,
@@ -43,7 +43,7 @@ compiled_only = pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compil
 TWINS = {
     operation.__name__: getattr(module, f"_{operation.__name__}")
     for module, operations in (
-        (elementary, [exp]),
+        (elementary, [absolute, exp, narrow, square_root]),
         (simd, [accumulate, accumulate_part, fma, lanes, load, load_part, misalignment]),
         (simd, [prefetch, select, splat, store, store_part, store_stream, total, widen]),
     )
@@ -229,6 +229,32 @@ def test_fma(rng, count, dtype):
             np.testing.assert_array_equal(ours, twins)
         tolerance = np.finfo(dtype).eps * np.abs(a * b).max()
         np.testing.assert_allclose(ours, twins, rtol=0, atol=tolerance)
+
+
+def elementary_functions(out, x, i):
+    v = load(x, i)
+    store(out, 0, absolute(v))
+    store(out, lanes(x), square_root(absolute(v)))
+    wide = widen(v)
+    store(out, 2 * lanes(x), narrow(x, wide * wide))
+
+
+@compiled_only
+def test_functions_of_one_instruction(hard, count, dtype):
+    for i in range(hard.size - count + 1):
+        assert_same_bits(elementary_functions, np.full(3 * count, 7, dtype), hard, i)
+
+
+def copy_wide(out, x, like, i, count):
+    store_part(out, i, load_part(x, i, count, widen(splat(like, 5.0))), count + 1)
+
+
+@compiled_only
+def test_float64_parts_with_the_lanes_of_another_vector(rng, count, dtype):
+    x = rng.standard_normal(3 * count)
+    for part in (0, 1, count // 2 + 1, count - 1, count, 2 * count):
+        for i in (0, 3, count):
+            assert_same_bits(copy_wide, np.full(3 * count, 7.0), x, np.zeros(1, dtype), i, part)
 
 
 def sums_of(out, x, parts):

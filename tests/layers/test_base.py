@@ -15,6 +15,10 @@ from nbnorm.layers import (
     Dense,
     DenseBatchNorm,
     Flatten,
+    L1Normalize,
+    L1Penalty,
+    L2Normalize,
+    L2Penalty,
     Sequential,
 )
 
@@ -29,6 +33,10 @@ LAYERS = {
     "Dense": (lambda: Dense(3, 4, dtype=np.float64, rng=0), (5, 3)),
     "DenseBatchNorm": (lambda: DenseBatchNorm(3, 4, dtype=np.float64, rng=0), (5, 3)),
     "Flatten": (Flatten, (2, 3, 4)),
+    "L1Normalize": (L1Normalize, (5, 3, 2)),
+    "L1Penalty": (lambda: L1Penalty(0.1), (5, 3)),
+    "L2Normalize": (L2Normalize, (5, 3, 2)),
+    "L2Penalty": (lambda: L2Penalty(0.1), (5, 3)),
     "Sequential": (
         lambda: Sequential(Dense(3, 4, dtype=np.float64, rng=0), BatchNorm(4, dtype=np.float64)),
         (5, 3),

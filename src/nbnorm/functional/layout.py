@@ -28,19 +28,27 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def layout_of(sizes: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...]) -> Layout:
+def layout_of(
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    axes: tuple[int, ...],
+    *,
+    ascending: bool = True,
+) -> Layout:
     """The layout of an array whose statistics are kept along `axes`.
 
     Whatever order the axes have in memory is taken as it is, as long as the kept axes are
     neighbours there and in ascending order; an array that is channels-last under a channels-first
     shape is then used in place. Otherwise the kept axes are brought together behind the batch,
-    which costs one copy.
+    which costs one copy. Their order among themselves matters only if they are to be `ascending`.
     """
     ndim = len(sizes)
     order = tuple(sorted(range(ndim), key=lambda a: -abs(strides[a]) if sizes[a] > 1 else 0))
     if all(sizes[a] == 1 or strides[a] > 0 for a in range(ndim)):
         order = _with_single_axes_at_home(order, sizes)
     places = [order.index(axis) for axis in axes]
+    if not ascending:
+        places.sort()
     if places != list(range(places[0], places[0] + len(places))):
         reduced = [axis for axis in range(ndim) if axis not in axes]
         order = (*(a for a in reduced if a < axes[0]), *axes, *(a for a in reduced if a > axes[0]))

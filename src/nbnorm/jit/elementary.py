@@ -1,10 +1,10 @@
-"""The exponential of a vector.
+"""Functions of a vector's lanes: absolute value, square root, rounding, exponential.
 
-Numba calls the C library for every single exponential (3.5 ns each); this is a polynomial on whole
-vectors. The method is the classical one (Cody and Waite, *Software Manual for the Elementary
-Functions*, 1980, chapter 6): with n = round(v / ln 2) and r = v - n ln 2 in two exact steps,
-exp(v) = 2^n exp(r), where |r| <= ln 2 / 2 lets a Taylor polynomial of degree 7 (13 in float64)
-end below the last bit.
+The first three are instructions of the target. The exponential is not, and Numba calls the C
+library for every single one (3.5 ns each); here it is a polynomial on whole vectors. The method is
+the classical one (Cody and Waite, *Software Manual for the Elementary Functions*, 1980, chapter 6):
+with n = round(v / ln 2) and r = v - n ln 2 in two exact steps, exp(v) = 2^n exp(r), where
+|r| <= ln 2 / 2 lets a Taylor polynomial of degree 7 (13 in float64) end below the last bit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 
-from nbnorm.jit.simd import emit_fma
-from nbnorm.jit.vectors import twin
+from nbnorm.jit.simd import emit_fma, vector_of, vector_suffix
+from nbnorm.jit.vectors import VectorType, as_vector, twin
 
 
 class _Format(NamedTuple):
@@ -35,6 +36,62 @@ _FORMATS = {
     64: _Format(52, 1023, 13, 0.6931471803691238, 709.4, -708.3),
 }
 _LN2_LOW = {32: 1.4286067653302e-06, 64: 1.9082149292705877e-10}
+
+
+def _emit_function(builder, name, value):
+    """A call of LLVM's intrinsic of one argument."""
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(value.type, [value.type]),
+        f"llvm.{name}.{vector_suffix(value.type)}",
+    )
+    return builder.call(function, [value])
+
+
+def _absolute(vector: Any) -> Any:
+    return abs(vector)
+
+
+@twin(_absolute)
+def absolute(typing_context, vector):
+    """The lanes without their signs."""
+
+    def generate(context, builder, sig, args):
+        return _emit_function(builder, "fabs", args[0])
+
+    return vector(vector), generate
+
+
+def _square_root(vector: Any) -> Any:
+    return np.sqrt(vector)
+
+
+@twin(_square_root)
+def square_root(typing_context, vector):
+    """The square root of each lane, rounded correctly; NaN below 0."""
+
+    def generate(context, builder, sig, args):
+        return _emit_function(builder, "sqrt", args[0])
+
+    return vector(vector), generate
+
+
+def _narrow(like: Any, vector: Any) -> Any:
+    with np.errstate(over="ignore", under="ignore"):
+        return as_vector(np.asarray(vector, like.dtype))
+
+
+@twin(_narrow)
+def narrow(typing_context, like, vector):
+    """The float64 lanes of a vector in the element type of an array, the opposite of `widen`."""
+    target = VectorType(vector_of(like).dtype, vector.count)
+
+    def generate(context, builder, sig, args):
+        if sig.return_type == sig.args[1]:
+            return args[1]
+        return builder.fptrunc(args[1], context.get_value_type(sig.return_type))
+
+    return target(like, vector), generate
 
 
 def _exp(vector: Any) -> Any:

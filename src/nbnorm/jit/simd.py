@@ -45,7 +45,7 @@ def lane_count(itemsize: int) -> int:
     return REGISTERS_PER_VECTOR * target.register_bytes() // itemsize
 
 
-def _vector_of(array: Any) -> VectorType:
+def vector_of(array: Any) -> VectorType:
     """The type of a vector of the array's elements."""
     _require(_is_flat(array), f"a contiguous float array of one dimension, not {array}")
     return VectorType(array.dtype, lane_count(array.dtype.bitwidth // 8))
@@ -72,7 +72,7 @@ def _lanes(array: Any) -> int:
 @twin(_lanes)
 def lanes(typing_context, array):
     """Lanes in a vector of the array's elements, a constant in compiled code."""
-    count = _vector_of(array).count
+    count = vector_of(array).count
 
     def generate(context, builder, sig, args):
         return ir.Constant(ir.IntType(types.intp.bitwidth), count)
@@ -137,7 +137,7 @@ def _load(array: Any, index: int) -> Any:
 @twin(_load)
 def load(typing_context, array, index):
     """The vector ``array[index : index + lanes(array)]``."""
-    vector = _vector_of(array)
+    vector = vector_of(array)
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
@@ -158,9 +158,11 @@ def _load_part(array: Any, index: int, count: int, others: Any) -> Any:
 def load_part(typing_context, array, index, count, others):
     """The vector of ``array[index : index + count]``; its further lanes are those of `others`.
 
-    A count beyond the lanes means all of them.
+    A count beyond the lanes means all of them. There are as many lanes as in `others`.
     """
-    vector = _vector_of(array)
+    vector = vector_of(array)
+    if isinstance(others, VectorType):
+        vector = VectorType(vector.dtype, others.count)
     _require(others == vector, f"others of {vector}, not {others}")
 
     def generate(context, builder, sig, args):
@@ -183,9 +185,11 @@ def _require_same_type(array: Any, vector: Any) -> None:
         raise TypeError(f"a vector of {vector.dtype} for an array of {array.dtype}")
 
 
-def _require_writable(array: Any, vector: Any) -> None:
+def _require_writable(array: Any, vector: Any, *, any_count: bool = False) -> None:
     """Refuses, when compiling, what would write beyond or beside the elements."""
-    expected = _vector_of(array)
+    expected = vector_of(array)
+    if any_count and isinstance(vector, VectorType):
+        expected = VectorType(expected.dtype, vector.count)
     _require(array.mutable, f"a writable array, not {array}")
     _require(vector == expected, f"a {expected} for {array}, not {vector}")
 
@@ -220,7 +224,7 @@ def store_part(typing_context, array, index, vector, count):
 
     A count beyond the lanes means all of them.
     """
-    _require_writable(array, vector)
+    _require_writable(array, vector, any_count=True)
 
     def generate(context, builder, sig, args):
         vector = sig.args[2]
@@ -271,7 +275,7 @@ def misalignment(typing_context, array, index):
 
     More than any array has, if the array lies between the addresses of its element type.
     """
-    _vector_of(array)
+    vector_of(array)
 
     def generate(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -293,7 +297,7 @@ def _prefetch(array: Any, index: int) -> None:
 @twin(_prefetch)
 def prefetch(typing_context, array, index):
     """Asks for the cache line of ``array[index]``; any index is allowed, nothing is read."""
-    _vector_of(array)
+    vector_of(array)
 
     def generate(context, builder, sig, args):
         byte_pointer = ir.IntType(8).as_pointer()
@@ -326,7 +330,7 @@ def splat(typing_context, like, value):
 
     `like` is an array or another vector.
     """
-    vector = like if isinstance(like, VectorType) else _vector_of(like)
+    vector = like if isinstance(like, VectorType) else vector_of(like)
 
     def generate(context, builder, sig, args):
         scalar = context.cast(builder, args[1], sig.args[1], vector.dtype)
@@ -429,7 +433,7 @@ def widen(typing_context, vector):
 
 
 def _require_sums(sums: Any) -> None:
-    _vector_of(sums)
+    vector_of(sums)
     _require(sums.dtype == types.float64 and sums.mutable, f"writable float64 sums, not {sums}")
 
 

@@ -27,6 +27,8 @@ and the array of constants.
 `winograd_weight_gradient`,                 the gradient of its weights, to be collected too
 `winograd_return_weights`
 `turn_images`                               images from channels last to channels first
+`divide_by_norms`, `add_parts`              L1 and L2 normalization and its gradient
+`penalize`                                  L1 and L2 penalty and its gradient
 ==========================================  =====================================================
 
 Batch norm of an array (n, c, s), called from a function compiled with ``@njit``:
@@ -132,6 +134,9 @@ from nbnorm.kernels.normalize import (
     normalize_planes,
     normalize_planes_parallel,
 )
+from nbnorm.kernels.norms import add_parts, divide_by_norms, divide_by_norms_parallel
+from nbnorm.kernels.orders import L1, L2
+from nbnorm.kernels.penalties import penalize, penalize_parallel
 from nbnorm.kernels.product import (
     add_products,
     add_products_parallel,
@@ -148,10 +153,13 @@ from nbnorm.kernels.sums import (
 )
 
 __all__ = [
+    "L1",
+    "L2",
     "LeakyReLU",
     "Mish",
     "ReLU",
     "SiLU",
+    "add_parts",
     "add_products",
     "add_products_parallel",
     "apply_columns",
@@ -166,6 +174,8 @@ __all__ = [
     "collect_weights_parallel",
     "convolve",
     "convolve_parallel",
+    "divide_by_norms",
+    "divide_by_norms_parallel",
     "fold_given",
     "fold_gradient_slices",
     "fold_statistics",
@@ -189,6 +199,8 @@ __all__ = [
     "normalize_planes_parallel",
     "pack_weights",
     "pack_weights_parallel",
+    "penalize",
+    "penalize_parallel",
     "place_pivots",
     "settle_blocks",
     "settle_slices",

@@ -133,15 +133,19 @@ def activation_gradient(dy: Any, z: Any, activation: Any) -> Any:
     return _GRADIENTS[type(activation)](dy, z, activation)
 
 
-def _python_type(numba_type: Any) -> type:
+INLINED = {"error_model": "numpy", "forceinline": True}  # what is chosen by type
+
+
+def python_type(numba_type: Any) -> type:
+    """The class of the None or the tuple that a kernel was given."""
     return type(None) if numba_type == types.none else numba_type.instance_class
 
 
-@overload(activate, jit_options={"error_model": "numpy", "forceinline": True})
+@overload(activate, jit_options=INLINED)
 def _overload_activate(z, activation):
-    return _VALUES[_python_type(activation)]
+    return _VALUES[python_type(activation)]
 
 
-@overload(activation_gradient, jit_options={"error_model": "numpy", "forceinline": True})
+@overload(activation_gradient, jit_options=INLINED)
 def _overload_activation_gradient(dy, z, activation):
-    return _GRADIENTS[_python_type(activation)]
+    return _GRADIENTS[python_type(activation)]

@@ -10,6 +10,8 @@ from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
 from nbnorm.layers.dense import Dense
 from nbnorm.layers.dense_batch_norm import DenseBatchNorm
 from nbnorm.layers.flatten import Flatten
+from nbnorm.layers.norms import L1Normalize, L2Normalize
+from nbnorm.layers.penalties import L1Penalty, L2Penalty
 from nbnorm.layers.sequential import Sequential
 from nbnorm.layers.sgd import SGD
 
@@ -24,6 +26,10 @@ __all__ = [
     "Dense",
     "DenseBatchNorm",
     "Flatten",
+    "L1Normalize",
+    "L1Penalty",
+    "L2Normalize",
+    "L2Penalty",
     "Layer",
     "Sequential",
 ]

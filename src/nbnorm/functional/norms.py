@@ -1,0 +1,350 @@
+"""Division by the L1 or L2 norm as functions: forward and backward."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbnorm import checks
+from nbnorm.functional.execution import deliver, output
+from nbnorm.functional.layout import Layout, flat, layout_of
+from nbnorm.functional.parameters import EPS
+from nbnorm.functional.plan import NormPlan, norm_plan
+from nbnorm.functional.scratch import ALIGNMENT, address, scratch
+from nbnorm.jit.simd import lane_count
+from nbnorm.jit.threads import run
+from nbnorm.kernels import norms as kernels
+from nbnorm.kernels.orders import L1, L2
+
+Array: TypeAlias = NDArray[Any]
+Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+class _Fields(NamedTuple):
+    x: Array
+    norms: Array
+    layout: Layout
+    axes: tuple[int, ...]
+
+
+class NormalizeContext(_Fields):
+    """What a backward needs of its forward. It can be used any number of times.
+
+    x
+        The forward's own array, by reference: do not change it before the backward.
+    norms : array of float64
+        The norms in the order that they have in memory; `norm` has them in shape.
+    layout : Layout
+        Where the axes that are summed over lie in memory.
+    axes : tuple of int
+        Those axes.
+    """
+
+    __slots__ = ()
+
+    @property
+    def norm(self) -> Array:
+        """What x was divided by, eps included: float64, in the shape of the other axes."""
+        shape = self.x.shape
+        order = self.layout.order or range(len(shape))
+        others = [axis for axis in order if axis not in self.axes]
+        stored = self.norms.reshape([shape[axis] for axis in others])
+        return stored.transpose(np.argsort(others)) if others else stored
+
+
+class L1NormalizeContext(NormalizeContext):
+    """The context of an `l1_normalize_forward`."""
+
+    __slots__ = ()
+
+
+class L2NormalizeContext(NormalizeContext):
+    """The context of an `l2_normalize_forward`."""
+
+    __slots__ = ()
+
+
+Context = TypeVar("Context", bound=NormalizeContext)
+
+
+def l1_normalize_forward(
+    x: Array, *, axis: Axis = 1, eps: float = 1e-12, out: Array | None = None
+) -> tuple[Array, L1NormalizeContext]:
+    """Divide by the sum of absolute values along an axis.
+
+    ``y = x / (sum(|x|) + eps)``
+
+    Parameters
+    ----------
+    x : array of float32 or float64, any strides
+        Not of zero dimensions; of two or more if axis is None.
+    axis : int, tuple of int or None
+        The axis or axes summed over, as in `numpy.linalg.norm`; all others keep norms of their own.
+        None is the whole sample: all axes but the first.
+    eps : float, 0 or more
+        Added to the sum. Where both are 0, y is 0, and so is the gradient.
+    out : array of x's shape and type, optional
+        Where to write y. It must not overlap x, which the backward needs.
+
+    Returns
+    -------
+    y : array of x's shape and type
+    context : L1NormalizeContext
+        For `l1_normalize_backward`; ``context.norm`` is the denominator.
+
+    Raises
+    ------
+    ValueError
+        axis or eps is out of range, or out does not fit.
+    TypeError
+        An argument is of the wrong type.
+
+    Notes
+    -----
+    Sums are float64. A value that is not finite spoils its own norm and no other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import l1_normalize_forward
+    >>> y, context = l1_normalize_forward(np.array([[1.0, -3.0], [2.0, 2.0]]))
+    >>> y
+    array([[ 0.25, -0.75],
+           [ 0.5 ,  0.5 ]])
+    >>> context.norm
+    array([4., 4.])
+    """
+    return _forward("l1_normalize_forward", L1(), L1NormalizeContext, x, axis, eps, out)
+
+
+def l1_normalize_backward(
+    dy: Array, context: L1NormalizeContext, *, out: Array | None = None
+) -> Array:
+    """The gradient of `l1_normalize_forward`, given the gradient of its y.
+
+    With d = sum(|x|) + eps, whose derivative is sign(x), 0 at 0::
+
+        dx = (dy - sign(x) sum(dy y)) / d
+
+    Parameters
+    ----------
+    dy : array of y's shape and type, any strides
+    context : L1NormalizeContext
+        From the forward.
+    out : array of x's shape and type, optional
+        Where to write dx. It may be dy itself; otherwise it must not overlap dy or x.
+
+    Returns
+    -------
+    dx : array of x's shape and type
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, or out overlaps an input.
+    TypeError
+        An argument is of the wrong type, such as the context of another function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import l1_normalize_backward, l1_normalize_forward
+    >>> y, context = l1_normalize_forward(np.array([[1.0, -3.0]]))
+    >>> l1_normalize_backward(np.array([[4.0, 0.0]]), context)
+    array([[0.75, 0.25]])
+    """
+    return _backward("l1_normalize_backward", L1(), L1NormalizeContext, dy, context, out)
+
+
+def l2_normalize_forward(
+    x: Array, *, axis: Axis = 1, eps: float = 1e-12, out: Array | None = None
+) -> tuple[Array, L2NormalizeContext]:
+    """Divide by the root of the sum of squares along an axis: to unit length.
+
+    ``y = x / sqrt(sum(x^2) + eps)``
+
+    Parameters
+    ----------
+    x, axis, out
+        As in `l1_normalize_forward`.
+    eps : float, 0 or more
+        Added to the sum, inside the root. Where both are 0, y is 0, and so is the gradient.
+
+    Returns
+    -------
+    y : array of x's shape and type
+    context : L2NormalizeContext
+        For `l2_normalize_backward`; ``context.norm`` is the denominator.
+
+    Raises
+    ------
+    ValueError
+        axis or eps is out of range, or out does not fit.
+    TypeError
+        An argument is of the wrong type.
+
+    Notes
+    -----
+    Squares are float64: none of a float32 overflows or vanishes. In float64, values beyond 1e154
+    have infinite squares, and come out as 0.
+
+    PyTorch's ``normalize`` takes the larger of norm and eps instead of a sum, TensorFlow's
+    ``l2_normalize`` that of squared norm and eps: where eps matters, and only there, they differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import l2_normalize_forward
+    >>> y, context = l2_normalize_forward(np.array([[3.0, 4.0], [0.0, 0.0]]), eps=0.0)
+    >>> y
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    >>> context.norm
+    array([5., 0.])
+    """
+    return _forward("l2_normalize_forward", L2(), L2NormalizeContext, x, axis, eps, out)
+
+
+def l2_normalize_backward(
+    dy: Array, context: L2NormalizeContext, *, out: Array | None = None
+) -> Array:
+    """The gradient of `l2_normalize_forward`, given the gradient of its y.
+
+    With d = sqrt(sum(x^2) + eps), whose derivative is x / d = y::
+
+        dx = (dy - y sum(dy y)) / d
+
+    Parameters
+    ----------
+    dy : array of y's shape and type, any strides
+    context : L2NormalizeContext
+        From the forward.
+    out : array of x's shape and type, optional
+        Where to write dx. It may be dy itself; otherwise it must not overlap dy or x.
+
+    Returns
+    -------
+    dx : array of x's shape and type
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, or out overlaps an input.
+    TypeError
+        An argument is of the wrong type, such as the context of another function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import l2_normalize_backward, l2_normalize_forward
+    >>> y, context = l2_normalize_forward(np.array([[3.0, 4.0]]), eps=0.0)
+    >>> l2_normalize_backward(np.array([[5.0, 0.0]]), context)
+    array([[ 0.64, -0.48]])
+    """
+    return _backward("l2_normalize_backward", L2(), L2NormalizeContext, dy, context, out)
+
+
+# --- both -----------------------------------------------------------------------------------
+
+
+def _forward(
+    function: str,
+    order: Any,
+    kind: type[Context],
+    x: Any,
+    axis: Any,
+    eps: Any,
+    out: Any,
+) -> tuple[Array, Context]:
+    checks.array(function, "x", x)
+    axes = _summed_axes(function, x, axis)
+    eps = checks.number(function, "eps", eps, EPS)
+    if out is not None:
+        checks.writable(function, "out", out, x.shape, x.dtype, {"x": x})
+
+    layout = layout_of(x.shape, x.strides, axes, ascending=False)
+    n, _, s = layout.shape
+    context = kind(x, np.empty(n * s), layout, axes)
+    y, written = output(out, x, layout)
+    if x.size:
+        _divide(written, context.norms, None, flat(x, layout), layout.shape, eps, order)
+    else:  # sums of nothing
+        context.norms.fill(eps if isinstance(order, L1) else math.sqrt(eps))
+    deliver(written, out, layout)
+    return y, context
+
+
+def _backward(
+    function: str, order: Any, kind: type[NormalizeContext], dy: Any, context: Any, out: Any
+) -> Array:
+    if type(context) is not kind:
+        forward = function.replace("backward", "forward")
+        expected = f"the {kind.__name__} of an {forward}"
+        raise checks.wrong_type(function, "context", context, expected)
+    x, norms, layout, _ = context
+    checks.like(function, "dy", dy, x.shape, x.dtype)
+    if out is not None:
+        inputs = {"dy": dy, "x": x}
+        checks.writable(function, "out", out, x.shape, x.dtype, inputs, over=("dy",))
+
+    dx, written = output(out, x, layout)
+    if x.size:
+        _divide(written, norms, flat(dy, layout), flat(x, layout), layout.shape, 0.0, order)
+    deliver(written, out, layout)
+    return dx
+
+
+def _summed_axes(function: str, x: Array, axis: Any) -> tuple[int, ...]:
+    if x.ndim == 0:
+        raise checks.wrong_value(function, "x", x, "one axis or more")
+    if axis is not None:
+        return checks.axes(function, axis, x.ndim)
+    if x.ndim == 1:
+        raise checks.wrong_value(function, "x", x, "two axes or more where axis is None")
+    return tuple(range(1, x.ndim))
+
+
+def _divide(
+    out: Array,
+    norms: Array,
+    dy: Array | None,
+    x: Array,
+    shape: tuple[int, int, int],
+    eps: float,
+    order: Any,
+) -> None:
+    """Y and its norms, or dx where there is a dy."""
+    plan = norm_plan(shape, x.itemsize, 2 if dy is None else 3)
+    _, slices, _, step = plan.tiling
+    lanes = lane_count(x.itemsize)
+    rows = scratch.take("rows", (plan.tiles, lanes), np.float64)
+    parts = scratch.take("parts", (plan.tiles, lanes), np.float64)
+    short = plan.tiles * shape[1] * lanes if step == 0 else 0
+    turned = scratch.take("turned", (short,), x.dtype)
+    turned_dy = None if dy is None else scratch.take("turned dy", (short,), x.dtype)
+    stream = _streams(out, plan, shape)
+
+    def each(summing: bool, writing: bool) -> None:
+        run(
+            kernels.divide_by_norms, kernels.divide_by_norms_parallel, plan.tiles, plan.parallel,
+            out, norms, rows, parts, turned, turned_dy, dy, x, eps, order, summing, writing,
+            stream, plan.tiling, shape,
+        )  # fmt: skip
+
+    if slices == 1:
+        each(True, True)
+    else:
+        each(True, False)
+        kernels.add_parts(parts, slices)
+        each(False, True)
+
+
+def _streams(out: Array, plan: NormPlan, shape: tuple[int, int, int]) -> bool:
+    """Whether to write past the caches: if all vectors of an output so large are on cache lines."""
+    if not plan.streamed:
+        return False
+    steps = (shape[1] * shape[2] * out.itemsize, plan.tiling[3] * out.itemsize)
+    return address(out) % ALIGNMENT == 0 and all(step % ALIGNMENT == 0 for step in steps)

@@ -1,0 +1,136 @@
+"""The L1 and L2 penalty: what a large parameter or activation costs, and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbnorm import checks
+from nbnorm.checks import Array
+from nbnorm.functional.execution import deliver, output
+from nbnorm.functional.layout import flat, layout_of
+from nbnorm.functional.plan import PARALLEL_FROM, PIECE
+from nbnorm.functional.scratch import scratch
+from nbnorm.jit.threads import run
+from nbnorm.kernels import penalties as kernels
+from nbnorm.kernels.orders import L1, L2
+
+WEIGHT = "a finite number, 0 or more"
+
+
+def l1_penalty(x: Array, weight: float, *, out: Array | None = None) -> tuple[float, Array]:
+    """The weighted sum of absolute values, and its gradient.
+
+    ``loss = weight sum(|x|)`` and ``gradient = weight sign(x)``, 0 where x is 0.
+
+    Parameters
+    ----------
+    x : array of float32 or float64, any shape of one axis or more, any strides
+    weight : float, 0 or more
+    out : array of x's shape and type, optional
+        Where to write the gradient. It may be x itself, and must not overlap it otherwise.
+
+    Returns
+    -------
+    loss : float
+        Summed in float64.
+    gradient : array of x's shape and type
+
+    Raises
+    ------
+    ValueError
+        weight is out of range, or out does not fit.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import l1_penalty
+    >>> l1_penalty(np.array([3.0, -4.0, 0.0]), 0.5)
+    (3.5, array([ 0.5, -0.5,  0. ]))
+    """
+    return _penalty("l1_penalty", L1(), x, weight, out)
+
+
+def l2_penalty(x: Array, weight: float, *, out: Array | None = None) -> tuple[float, Array]:
+    """Half the weighted sum of squares, and its gradient: weight decay.
+
+    ``loss = weight / 2 sum(x^2)`` and ``gradient = weight x``.
+
+    Parameters
+    ----------
+    x, weight, out
+        As in `l1_penalty`.
+
+    Returns
+    -------
+    loss : float
+        Summed in float64.
+    gradient : array of x's shape and type
+
+    Raises
+    ------
+    ValueError
+        weight is out of range, or out does not fit.
+    TypeError
+        An argument is of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import l2_penalty
+    >>> l2_penalty(np.array([3.0, -4.0, 0.0]), 0.5)
+    (6.25, array([ 1.5, -2. ,  0. ]))
+    """
+    return _penalty("l2_penalty", L2(), x, weight, out)
+
+
+def _penalty(
+    function: str, order: Any, x: Array, weight: Any, out: Array | None
+) -> tuple[float, Array]:
+    check_penalized(function, x)
+    weight = checks.number(function, "weight", weight, WEIGHT)
+    if out is not None:
+        checks.writable(function, "out", out, x.shape, x.dtype, {"x": x}, over=("x",))
+    layout = layout_of(x.shape, x.strides, (0,))
+    gradient, written = output(out, x, layout)
+    loss = penalize(written, None, flat(x, layout), weight, order)
+    deliver(written, out, layout)
+    return loss, gradient
+
+
+def penalty_loss(x: Array, weight: float, order: Any) -> float:
+    """The loss alone."""
+    layout = layout_of(x.shape, x.strides, (0,))
+    return penalize(None, None, flat(x, layout), weight, order)
+
+
+def add_penalty_gradient(dy: Array, x: Array, weight: float, order: Any) -> Array:
+    """A new array: dy and the gradient of the penalty of x."""
+    layout = layout_of(x.shape, x.strides, (0,))
+    dx, written = output(None, x, layout)
+    penalize(written, flat(dy, layout), flat(x, layout), weight, order)
+    return dx
+
+
+def check_penalized(function: str, x: Any) -> None:
+    """Checks for an array that has a layout."""
+    checks.array(function, "x", x)
+    if x.ndim == 0:
+        raise checks.wrong_value(function, "x", x, "one axis or more")
+
+
+def penalize(
+    gradient: Array | None, dy: Array | None, x: Array, weight: float, order: Any
+) -> float:
+    """The loss of flat arrays; the gradient is written, dy added to it."""
+    tiles = -(-x.size // PIECE)
+    sums = scratch.take("sums", (tiles,), np.float64)
+    run(
+        kernels.penalize, kernels.penalize_parallel, tiles, x.size >= PARALLEL_FROM, sums,
+        gradient, dy, x, weight, order, PIECE,
+    )  # fmt: skip
+    total = float(sums.sum())
+    return weight * total if isinstance(order, L1) else weight / 2 * total
