@@ -41,10 +41,10 @@ class Compensated(Sequential):
         mean' = mean + d(mean)/d(weight) D        var' = max(0, var + d(var)/d(weight) D)
 
     as proposed by Yao et al., "Cross-Iteration Batch Normalization", 2020,
-    https://arxiv.org/abs/2002.05712, equations 5 to 8: the derivatives are by the weights of the
+    https://arxiv.org/abs/2002.05712, section 3: the derivatives are by the weights of the
     layer directly in front alone, those by layers before it being small, and what was kept counts
     as constant in the backward. The paper expands the mean of squares in the place of the variance
-    and takes the larger of it and the square of the mean' (equation 10), which comes to the same
+    and takes the larger of it and the square of the mean', which comes to the same
     but for a term of second order, and for digits where the mean is large.
 
     Each training step works out one more gradient of the weights, for d(var)/d(weight), and

@@ -59,7 +59,7 @@ def cross_iteration_batch_norm_forward(
     """Normalize each channel by the statistics of x and of earlier batches together.
 
     Yao, Cao, Zheng, Huang and Lin, "Cross-Iteration Batch Normalization", 2020,
-    https://arxiv.org/abs/2002.05712, equations 9 to 12, every value (not every batch) weighing the
+    https://arxiv.org/abs/2002.05712, section 3, every value (not every batch) weighing the
     same. What is known of the earlier batches is constant.
 
     Parameters
@@ -235,7 +235,7 @@ def compensate_statistics(
     """Carry a batch's statistics over to weights that have changed since.
 
     By Taylor's theorem, with the derivatives by the weights of the layer directly in front, those
-    of layers before it being small (Yao et al. 2020, equations 5 to 8)::
+    of layers before it being small (Yao et al. 2020)::
 
         mean' = mean + sum(dmean change)        var' = max(0, var + sum(dvar change))
 
