@@ -16,7 +16,7 @@ from benchmarks.compare.targets import Ratios, Target, against, against_fastest,
 
 NAME = "batch_norm"
 DIMENSIONS = "shape"
-ROUNDS, SECONDS = 5, 0.03  # at least so many turns, of so many seconds
+ROUNDS, SECONDS = 3, 0.03  # at least so many turns, of so many seconds
 
 PICTURES: list[Shape] = [
     (32, 64, 112, 112), (32, 64, 56, 56), (32, 256, 56, 56), (32, 128, 28, 28), (32, 256, 14, 14),

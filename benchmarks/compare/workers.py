@@ -74,11 +74,15 @@ def serve(connection: Connection, peer: Peer, threads: int) -> None:
         except EOFError:
             return
         try:
-            connection.send(("ok", getattr(bench, verb)(*arguments)))
+            answer = ("ok", getattr(bench, verb)(*arguments))
         except Unsupported as reason:
-            connection.send(("unsupported", str(reason)))
+            answer = ("unsupported", str(reason))
         except Exception as error:  # whatever a library throws is reported, and the run goes on
-            connection.send(("failed", _first_line(error)))
+            answer = ("failed", _first_line(error))
+        try:
+            connection.send(answer)
+        except OSError:  # the parent was stopped, and waits no more
+            return
 
 
 def _end_with_parent() -> None:
