@@ -78,6 +78,8 @@ class Runs:
 
 
 def _install(runs: Runs) -> None:
+    for name in nbnorm.__all__:  # modules are imported when they are asked for
+        getattr(nbnorm, name)
     for module in list(sys.modules.values()):
         if getattr(module, "run", None) is threads.run and module is not threads:
             module.run = runs
