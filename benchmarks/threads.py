@@ -9,7 +9,7 @@ from benchmarks import batch_norm, conv2d_batch_norm, dense_batch_norm
 from benchmarks.calls import Calls, Directions
 from benchmarks.ratio import ratio
 
-THREADS = [1, 2, 4, 8, 16]
+THREADS = [1, 2, 4]
 
 
 def calls_of(operation: str) -> Calls:
