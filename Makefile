@@ -32,6 +32,7 @@ compare: .venv/installed-bench
 	$(BIN)/python -m benchmarks.compare batch_norm
 	$(BIN)/python -m benchmarks.compare dense_batch_norm
 	$(BIN)/python -m benchmarks.compare conv2d_batch_norm
+	$(BIN)/python -m benchmarks.compare normalize
 
 # "existing": the code as it is now, in this environment, rather than a build of each commit.
 bench: .venv/installed-bench

@@ -11,6 +11,7 @@ from benchmarks.compare import (
     batch_norm,
     conv2d_batch_norm,
     dense_batch_norm,
+    normalize,
     picture,
     tables,
 )
@@ -20,7 +21,7 @@ from benchmarks.compare.results import Results
 from benchmarks.compare.runner import Comparison
 
 SUITES: dict[str, ModuleType] = {
-    suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm)
+    suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm, normalize)
 }
 RIVALS = [key for key, peer in PEERS.items() if peer.counted and key != SUBJECT]
 RESULTS = Path(__file__).parent.parent / "results"
