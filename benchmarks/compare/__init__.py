@@ -5,6 +5,7 @@
     python -m benchmarks.compare batch_norm            one suite: batch norm alone
     python -m benchmarks.compare dense_batch_norm      dense layer, batch norm and ReLU
     python -m benchmarks.compare conv2d_batch_norm     convolution, batch norm and ReLU; memory
+    python -m benchmarks.compare normalize             L1, L2; batch norm per activation
     python -m benchmarks.compare all --isa avx2        every library held to AVX2 (`../isa.py`)
     python -m benchmarks.compare readme                the stored run's tables into the README
 
@@ -27,7 +28,8 @@ How it is measured
     cannot do a case, or that gets it wrong is named in the report.
 
 Where things are
-    A suite (`batch_norm.py`, `dense_batch_norm.py`, `conv2d_batch_norm.py`) says what is measured:
+    A suite (`batch_norm.py`, `dense_batch_norm.py`, `conv2d_batch_norm.py`,
+    `normalize.py`) says what is measured:
     shapes, operations, data, truth, targets.
     A peer (`peers/`) says how one library is called: one class, one method for each operation.
     A further suite is one more module listed in `SUITES`, methods of its name on the peers, and a

@@ -12,6 +12,7 @@ from benchmarks.compare import (
     batch_norm,
     conv2d_batch_norm,
     dense_batch_norm,
+    normalize,
     picture,
     readme,
     results,
@@ -23,7 +24,7 @@ from benchmarks.compare.results import Results, Sections
 from benchmarks.compare.session import RIVALS, Options, Session
 
 SUITES: dict[str, ModuleType] = {
-    suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm)
+    suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm, normalize)
 }
 ROOT = Path(__file__).parents[2]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"

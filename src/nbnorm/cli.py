@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         help="compile the common kernels into the cache",
         description="Compile the common kernels into the cache, so that no later process of this "
         "user waits for the compiler: forward, backward and inference of batch norm, of dense "
-        "layers and of convolutions with batch norm, channels-first and channels-last, on one "
-        "thread and on all.",
+        "layers and of convolutions with batch norm, channels-first and channels-last, and of L1 "
+        "and L2 normalization, on one thread and on all.",
     )
     warmup.add_argument(
         "--dtype",
@@ -158,6 +158,8 @@ class WarmingLayer(NamedTuple):
 WARMING_LAYERS = (
     WarmingLayer("dense", (1024, 128), nbnorm.DenseBatchNorm, (128, 128), {}),
     WarmingLayer("dense, few rows", (4, 1024), nbnorm.DenseBatchNorm, (1024, 512), {}),
+    WarmingLayer("L1 norm", (1024, 256), nbnorm.L1Normalize, (), {}),
+    WarmingLayer("L2 norm", (1024, 256), nbnorm.L2Normalize, (), {}),
     *(
         WarmingLayer(
             f"{name}, {order}", shape, nbnorm.Conv2dBatchNorm, sizes, {"axis": axis} | options
@@ -217,10 +219,10 @@ def _kept_count() -> int:
 def _train_and_infer(warming: Warming | WarmingLayer, dtype: str, activation: str) -> None:
     x = np.zeros(warming.shape, dtype)
     if isinstance(warming, WarmingLayer):
-        layer = warming.kind(
-            *warming.arguments, **warming.options, dtype=dtype,
-            activation=None if activation == "none" else activation,
-        )  # fmt: skip
+        options = dict(warming.options)
+        if warming.arguments:  # else it has no parameters
+            options |= {"dtype": dtype, "activation": None if activation == "none" else activation}
+        layer = warming.kind(*warming.arguments, **options)
         layer.backward(layer(x))
         layer.eval()(x)
         return

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.compare.peers import normalizing
 from benchmarks.compare.protocol import LAST, Call, Given, Unsupported
 
 
-class Adapter:
+class Adapter(normalizing.Jax):
     def __init__(self, threads: int) -> None:
         import jax
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.memory import memory_data
+from benchmarks.compare.peers import normalizing
 from benchmarks.compare.protocol import Call, Given
 
 
-class Adapter:
+class Adapter(normalizing.Nbnorm):
     def __init__(self, threads: int) -> None:
         import nbnorm
 

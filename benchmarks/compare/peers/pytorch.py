@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.compare.memory import memory_data
+from benchmarks.compare.peers import normalizing
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Call, Given, Unsupported
 
 MOMENTUM = 0.1  # the operators ask for it; without running statistics it is not used
@@ -103,7 +104,7 @@ class BatchNorm:
         return {k: v.detach().contiguous().numpy() for k, v in results.items() if v is not None}
 
 
-class Adapter(BatchNorm):
+class Adapter(BatchNorm, normalizing.PyTorch):
     """Batch norm, and the products before it. The methods know which one by `_product`."""
 
     def dense_batch_norm_inference(self, given: Given) -> Call:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.compare.peers import pytorch
+from benchmarks.compare.peers import normalizing, pytorch
 from benchmarks.compare.protocol import Call, Given, Unsupported
 
 
-class Adapter(pytorch.Adapter):
+class Adapter(normalizing.PyTorchCompiled, pytorch.Adapter):
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         # Compilations beyond a limit fall back to eager without a word; an error says so.

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.compare.peers import normalizing
 from benchmarks.compare.protocol import FIRST, Call, Given, Unsupported
 
 
-class Adapter:
+class Adapter(normalizing.TensorFlow):
     def __init__(self, threads: int) -> None:
         import tensorflow
 
