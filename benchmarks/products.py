@@ -1,4 +1,4 @@
-"""Dense layers and convolutions in float64: what `truth.py` is for batch norm.
+"""Dense layers and convolutions in float64 or wider: what `truth.py` is for batch norm.
 
 Like it, this shares no code with nbnorm. A convolution is summed up tap by tap, each tap being a
 matrix product over the channels of a group.
@@ -46,10 +46,10 @@ class Dense:
         return self.n, self.k
 
     def forward(self, x: Array, weight: Array) -> Array:
-        return np.float64(x) @ np.float64(weight).T
+        return _wide(x) @ _wide(weight).T
 
     def backward(self, dz: Array, x: Array, weight: Array) -> dict[str, Array]:
-        return {"dx": dz @ np.float64(weight), "dweight": dz.T @ np.float64(x)}
+        return {"dx": dz @ _wide(weight), "dweight": dz.T @ _wide(x)}
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,15 @@ class Conv2d:
         return {name: getattr(self, name) for name in names}
 
     def forward(self, x: Array, weight: Array) -> Array:
-        padded, z = self._padded(x), np.zeros(self._grouped(self.y_shape))
+        padded = self._padded(x)
+        z = np.zeros(self._grouped(self.y_shape), padded.dtype)
         for r, s, window in self._taps():
             z += self._tap(weight, r, s) @ padded[window].reshape(self._grouped_columns)
         return z.reshape(self.y_shape)
 
     def backward(self, dz: Array, x: Array, weight: Array) -> dict[str, Array]:
         padded, dz = self._padded(x), dz.reshape(self._grouped(self.y_shape))
-        dpadded, dweight = np.zeros_like(padded), np.zeros(self.weight_shape)
+        dpadded, dweight = np.zeros_like(padded), np.zeros(self.weight_shape, padded.dtype)
         for r, s, window in self._taps():
             back = self._tap(weight, r, s).swapaxes(-1, -2) @ dz
             dpadded[window] += back.reshape(dpadded[window].shape)
@@ -109,7 +110,7 @@ class Conv2d:
 
     def _padded(self, x: Array) -> Array:
         around = (self.padding, self.padding)
-        return np.pad(np.float64(x), ((0, 0), (0, 0), around, around))
+        return np.pad(_wide(x), ((0, 0), (0, 0), around, around))
 
     def _taps(self) -> Iterator[tuple[int, int, Slices]]:
         """Each tap of the window, and which values of the padded image it meets."""
@@ -123,7 +124,7 @@ class Conv2d:
 
     def _tap(self, weight: Array, r: int, s: int) -> Array:
         """The matrices of one tap: (groups, k / groups, c / groups)."""
-        return np.float64(weight[:, :, r, s]).reshape(self.groups, -1, self.c // self.groups)
+        return _wide(weight[:, :, r, s]).reshape(self.groups, -1, self.c // self.groups)
 
     def _grouped(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """(n, channels, h, w) as (n, groups, channels / groups, h w)."""
@@ -134,6 +135,11 @@ class Conv2d:
     def _grouped_columns(self) -> tuple[int, ...]:
         _, _, h, w = self.y_shape
         return self._grouped((self.n, self.c, h, w))
+
+
+def _wide(array: Array) -> Array:
+    """In float64, if it is not in a wider type."""
+    return array.astype(np.result_type(array, np.float64), copy=False)
 
 
 def gradients(product: Dense | Conv2d, x: Array, weight: Array, dz: Truth) -> Truth:

@@ -31,6 +31,8 @@ OPERATIONS = {
 FORWARDS = [operation for operation in OPERATIONS if not operation.endswith("backward")]
 STEPS = [operation for operation in OPERATIONS if operation.endswith("backward")]
 
+ROUNDS, SECONDS = 3, 0.03  # at least so many turns, of so many seconds
+
 # Where eps matters definitions differ: added, or a least value.
 EPS, BATCH_EPS = 1e-12, 1e-5
 TOLERANCE = 1e-3  # of each output's scale, as in the batch norm suite

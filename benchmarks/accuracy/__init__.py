@@ -1,0 +1,1 @@
+"""How exact every function is on hard data, nbnorm beside other libraries."""
