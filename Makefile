@@ -25,7 +25,8 @@ demo: .venv/installed-demo
 	$(BIN)/python examples/train_digits.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not peer and not soak"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not peer and not soak and not alone"
+	$(BIN)/python -m pytest -m "alone and not peer and not soak"
 
 # Without features of its own the name alone would still give 512-bit code.
 test-cpus: .venv/installed-test

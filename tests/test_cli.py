@@ -142,6 +142,7 @@ print(json.dumps(compiled))
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_after_warmup_no_process_compiles(tmp_path):
     variables = {"NUMBA_CACHE_DIR": tmp_path, "NUMBA_NUM_THREADS": 2}
     arguments = ("-m", "nbnorm", "warmup", "--activation", "none")

@@ -61,6 +61,7 @@ def test_setup_prepares_and_warms_up_once():
     assert called[-1] == "backward"
 
 
+@pytest.mark.alone
 def test_a_ratio_is_that_of_the_times():
     """Of a call and the same call three times."""
     x, y = np.ones((2, 1 << 14))

@@ -150,6 +150,7 @@ thread.join()
     python("-W", "ignore", "-c", code)
 
 
+@pytest.mark.alone
 def test_it_takes_at_most_50_ms():
     """Beyond `import numba`, batch norm included: the median of several processes; seen: 39 ms."""
     code = """
@@ -188,6 +189,7 @@ def seconds_of_first_call(cache: Path) -> tuple[float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_first_training_step_in_a_new_process(tmp_path):
     """Within 10 s where nothing is cached, within 1.2 s where all is; imports included."""
     seconds, slowness = seconds_of_first_call(tmp_path)

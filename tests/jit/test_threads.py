@@ -24,6 +24,8 @@ from tests.jit import calls
 from tests.jit.calls import BATCH_NORM, FAMILIES
 from tests.jit.processes import Process, environment
 
+pytestmark = pytest.mark.alone
+
 LAYERS = ["tbb", "omp", "workqueue"]
 
 # Which layers run in parallel in a child that was forked by the only thread.
