@@ -78,7 +78,10 @@ def channel_sums(dz: Array) -> Array:
         return dz.sum(axis=tuple(range(dz.ndim - 1)), dtype=np.float64)
     while dz.ndim > 2:
         dz = dz.sum(axis=-2)
-    n, k = dz.shape
+    rows = np.atleast_2d(dz)
+    n, k = rows.shape
     size = max(1, math.isqrt(n))
     whole = n // size * size
-    return dz[:whole].reshape(-1, size, k).sum(axis=1).sum(axis=0) + dz[whole:].sum(axis=0)
+    return rows[:whole].reshape(n // size, size, k).sum(axis=1).sum(axis=0) + rows[whole:].sum(
+        axis=0
+    )
