@@ -58,7 +58,7 @@ def test_random_calls_touch_nothing_beside_their_arrays():
 
 @pytest.mark.soak
 def test_a_great_many_random_calls_touch_nothing_beside_their_arrays(tally):
-    for report in check_random_calls("--cases", "20000", "--seed", "1", seconds=3 * 3600):
+    for report in check_random_calls("--cases", "10000", "--seed", "1", seconds=3 * 3600):
         tally("calls with arrays against a page without access", report.figures["calls"])
 
 
