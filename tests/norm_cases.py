@@ -38,7 +38,7 @@ FUNCTIONS = {
 # of a vector: see kernels/norms.py.
 _LANES = lane_count(4)
 KINDS: dict[str, list[tuple[int, int, int]]] = {
-    "short": [(1, 1, 1), (1, 5, 1), (2 * _LANES + 3, 3, 1), (_LANES, 32, 1), (70, 17, 1)],
+    "short": [(1, 1, 1), (1, 5, 1), (2 * _LANES + 3, 3, 1), (_LANES, 32, 1), (70, 48, 1)],
     "one": [(3, 2 * _LANES, 1), (1, 5 * _LANES + 7, 1), (4, 20 * _LANES + 1, 1), (2, 49, 1)],
     "together": [(2, 1, 2), (3, 40, 2), (1, 41, 3), (2, 30, 7), (2, 9, _LANES // 4)],
     "apart": [(2, 3, _LANES), (2, 20, _LANES + 1), (1, 7, 3 * _LANES - 2), (3, 5, _LANES - 3)],
