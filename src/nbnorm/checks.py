@@ -162,19 +162,35 @@ def needs(function: str, wanted: Iterable[str] | None, fields: tuple[str, ...]) 
     """The names of the gradients wanted, all of them for None."""
     if wanted is None:
         return frozenset(fields)
-    scalar = isinstance(wanted, (str, bytes)) or getattr(wanted, "ndim", 1) == 0
-    if scalar or not isinstance(wanted, Iterable):
-        raise wrong_type(function, "needs", wanted, f"names out of {fields}")
-    names = list(wanted)
-    for name in names:
-        if not isinstance(name, str) or name not in fields:
-            raise wrong_value(function, "needs", names, f"names out of {fields}")
-    return frozenset(names)
+    return names(function, "needs", wanted, fields, f"names out of {fields}")
+
+
+def names(
+    function: str, name: str, value: Any, known: Collection[str], expected: str
+) -> frozenset[str]:
+    """Any number of the names that are known."""
+    scalar = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
+    if scalar or not isinstance(value, Iterable):
+        raise wrong_type(function, name, value, expected)
+    given = list(value)
+    if not all(isinstance(one, str) and one in known for one in given):
+        raise wrong_value(function, name, given, expected)
+    return frozenset(given)
 
 
 def is_int(value: Any) -> bool:
     """Whether a value is an int of Python or NumPy, and not a bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def ints(
+    function: str, name: str, value: Any, expected: str = "an int or a tuple of ints"
+) -> tuple[int, ...]:
+    """An int, or a tuple of some, as a tuple."""
+    given = value if isinstance(value, tuple) else (value,)
+    if not given or not all(map(is_int, given)):
+        raise wrong_type(function, name, value, expected)
+    return given
 
 
 def finite(value: Any) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 import nbnorm
 from nbnorm import layers, reference
+from tests.robustness.batches import Batches
 from tests.robustness.kinds import Arguments, Data, Gradients, Kind, Out, Place
 from tests.robustness.options import (
     ACTIVATION,
@@ -30,6 +31,7 @@ from tests.robustness.options import (
     kept_axes,
     needs,
     pair,
+    summed_axes,
 )
 
 # i and j are the height and width of y, for a padding of 1. No two axes of an array are of one
@@ -39,7 +41,7 @@ SIZES = {"n": 4, "c": 3, "p": 5, "k": 6, "h": 5, "w": 7, "r": 3, "s": 2, "i": 5,
 
 @dataclass
 class Function:
-    """A public function, the constructor of a layer or a method of one.
+    """A public function, the constructor of a layer, a method of one or what can be set.
 
     arguments   by name, in the order of the signature
     twin        gives the same results in plain NumPy, from the same arguments
@@ -71,6 +73,9 @@ class Function:
 
     def call(self, arguments: Arguments, layer: Any = None) -> Any:
         """Call it."""
+        if self._is_set(layer):
+            (value,) = arguments.values()
+            return setattr(layer, self.name.rpartition(".")[2], value)
         if "*layers" in arguments:
             return self.target(layer)(*arguments["*layers"])
         return self.target(layer)(**arguments)
@@ -78,8 +83,14 @@ class Function:
     def signature(self) -> list[str]:
         """The names of its arguments as Python has them."""
         made = None if self.layer is None else self.layer()
+        if self._is_set(made):
+            return [self.name.rpartition(".")[2]]
         parameters = inspect.signature(self.target(made)).parameters.values()
         return [f"{'*' * (p.kind is p.VAR_POSITIONAL)}{p.name}" for p in parameters]
+
+    def _is_set(self, layer: Any) -> bool:
+        name = self.name.rpartition(".")[2]
+        return isinstance(getattr(type(layer), name, None), property)
 
 
 # --- functions ------------------------------------------------------------------------------
@@ -116,6 +127,17 @@ def gradients_of(name: str, **options: Any) -> Callable[[Arguments], Any]:
     return gradients
 
 
+def norm_gradient_of(name: str) -> Callable[[Arguments], Any]:
+    """A backward of L1 or L2 normalization in the reference."""
+    return lambda given: getattr(reference, name)(given["dy"], given["context"].x, eps=EPS.value)
+
+
+def with_statistics(given: Arguments) -> Any:
+    """Cross-iteration batch norm, and what it keeps of the batch."""
+    y = results_of("cross_iteration_batch_norm_forward")(given)
+    return y, results_of("batch_statistics")({name: given[name] for name in ("x", "axis")})
+
+
 def forwarded(name: str) -> Any:
     """A context of one of the functions below."""
     function = next(function for function in TABLE if function.name == name)
@@ -126,13 +148,18 @@ def context_of(name: str) -> Context:
     """The context of a forward, in the place of which others' are wrong."""
     others = [other for other in FORWARDS if other != name]
     return Context(
-        lambda: forwarded(name), lambda: {"the context of another function": forwarded(others[0])}
+        lambda: forwarded(name),
+        lambda: {f"the context of {other}": forwarded(other) for other in others},
     )
 
 
-FORWARDS = ("batch_norm_forward", "dense_batch_norm_forward", "conv2d_batch_norm_forward")
+FORWARDS = (
+    "batch_norm_forward", "dense_batch_norm_forward", "conv2d_batch_norm_forward",
+    "l1_normalize_forward", "l2_normalize_forward",
+)  # fmt: skip
 
 X, ROWS, IMAGES = Data("ncp", decides=True), Data("nc", decides=True), Data("nchw", decides=True)
+ANY = Data("ncp", same=False, decides=True, free=("n", "c", "p", "an axis more", "an axis less"))
 WEIGHT, WINDOW = Data("kc", decides=True), Data("kcrs", decides=True)
 
 
@@ -174,6 +201,33 @@ def places(apart: tuple[str, ...], **letters: str) -> dict[str, Place]:
 FUSED_NEEDS = needs("dx", "dweight", "dbias", "dgamma", "dbeta", "dresidual")
 PER_CHANNEL = {"dgamma": "c", "dbeta": "c"}
 OVER_DY = {"dx": Place("ncp", ("dy",), CONTEXT), "dresidual": Place("ncp", ("dy",), CONTEXT)}
+
+
+def normalize(name: str) -> list[Function]:
+    """L1 or L2 normalization."""
+    return [
+        Function(
+            f"{name}_forward",
+            {"x": X, "axis": summed_axes(3), "eps": EPS, "out": Out(Place("ncp", apart=("x",)))},
+            results_of(f"{name}_forward"),
+            "ncp",
+        ),
+        Function(
+            f"{name}_backward",
+            {
+                "dy": Data("ncp"), "context": context_of(f"{name}_forward"),
+                "out": Out(Place("ncp", ("dy",), ("context.x",))),
+            },
+            norm_gradient_of(f"{name}_backward"),
+        ),
+    ]  # fmt: skip
+
+
+def penalty(name: str) -> Function:
+    """The L1 or L2 penalty."""
+    arguments = {"x": X, "weight": EPS, "out": Out(Place("ncp", over=("x",)))}
+    return Function(name, arguments, results_of(name), "ncp")
+
 
 TABLE = [
     Function(
@@ -332,4 +386,24 @@ TABLE = [
         results_of("fold_batch_norm"),
         "kcrs",
     ),
+    Function(
+        "cross_iteration_batch_norm_forward",
+        {
+            "x": X, "earlier": Batches(), **scale_and_shift("c"), "axis": kept_axes(3),
+            "eps": EPS, "ddof": DDOF, "activation": ACTIVATION,
+            "residual": Data("ncp", optional=True),
+            "out": Out(Place("ncp", apart=FORWARD_INPUTS)),
+        },
+        with_statistics,
+        "c",
+    ),
+    Function(
+        "batch_statistics", {"x": ANY, "axis": kept_axes(3)}, results_of("batch_statistics"), "c"
+    ),
+    Function(
+        "merge_statistics", {"parts": Batches(fixed=False, empty=False)},
+        results_of("merge_statistics"), "c",
+    ),
+    *normalize("l1_normalize"), *normalize("l2_normalize"),
+    penalty("l1_penalty"), penalty("l2_penalty"),
 ]  # fmt: skip

@@ -91,7 +91,9 @@ class Data(Kind):
         """By what the array is for."""
         if self.positive:
             return "variance"
-        return "array" if self.same else "channel"
+        if self.same:
+            return "array"
+        return "channel" if len(self.letters) == 1 else "array of either type"
 
     @property
     def words(self) -> str:

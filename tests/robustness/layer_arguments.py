@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nbnorm import layers
-from tests.robustness.arguments import SIZES, SLIDE, Function
+from tests.robustness.arguments import ANY, SIZES, SLIDE, Function, X
+from tests.robustness.batches import Batches
 from tests.robustness.kinds import Arguments, Data, Given, Kind, Sizes, put
 from tests.robustness.options import (
     ACTIVATION,
@@ -48,8 +50,8 @@ class LayerContext(Kind):
                 kind = TypeError
                 if type(context) is type(LAYERS[self.name].called()._context):
                     kind = ValueError
-                if other in ("Activation", "BatchNorm") and kind is ValueError:
-                    continue  # these share a kind of context, and Activation has no arrays
+                if self.name == "Activation" and kind is ValueError:
+                    continue  # batch norm's kind of context; with no arrays, any is its own
                 words = "the context of another kind of layer"
                 yield Given(words, put(name, context), kind, "", name)
             elif layer.make().parameters():
@@ -152,6 +154,79 @@ class Members(Kind):
         yield Given("a layer twice", put(name, [one, one]))
 
 
+@dataclass
+class Trainable(Kind):
+    """Which parameters learn."""
+
+    names: list[str]
+    title = "trainable"
+    words = "True, False or names of parameters"
+
+    def plain(self, random: np.random.Generator, sizes: Sizes) -> Any:
+        """All of them."""
+        return True
+
+    def given(self, name: str, arguments: Arguments) -> Iterator[Given]:
+        """No names, unknown names, and names in every collection."""
+        one = self.names[0] if self.names else "gamma"
+        expected = "True, False or names out of"
+        for words, value in {
+            "None": None,
+            "an int": 1,
+            "a float": 1.0,
+            "one name in no tuple": one,
+            "bytes": one.encode(),
+            "a name in an array of no axes": np.array(one),
+            "a flag in an array": np.array(True),
+        }.items():
+            yield Given(words, put(name, value), TypeError, expected, name)
+        for words, value in {
+            "an unknown name": ["lost"],
+            "an unknown name among others": (*self.names, "lost"),
+            "a dict of unknown names": {"lost": 1},
+            "None among names": [*self.names, None],
+            "a list among names": [[one]],
+            "an array among names": [np.ones(2)],
+            "flags among names": [True],
+            "the bytes of a name": [one.encode()],
+        }.items():
+            yield Given(words, put(name, value), ValueError, expected, name)
+        for words, value in {
+            "False": False,
+            "a bool of NumPy": np.True_,
+            "no names": (),
+            "names in a list": self.names,
+            "names in a set": set(self.names),
+            "names as keys": dict.fromkeys(self.names),
+            "names in an array": np.array(self.names),
+        }.items():
+            yield Given(words, put(name, value))
+
+
+@dataclass
+class Member(Kind):
+    """A layer of some kind, in the place of which some do not fit."""
+
+    make: Callable[[], Any]
+    words: str
+    unfit: Callable[[], list[Any]] = list
+    title = "layer of a kind"
+
+    def plain(self, random: np.random.Generator, sizes: Sizes) -> Any:
+        """One that fits."""
+        return self.make()
+
+    def given(self, name: str, arguments: Arguments) -> Iterator[Given]:
+        """No layers, layers of other kinds, and those that do not fit."""
+        layer = arguments[name]
+        others = [layers.Flatten(), layers.BatchNorm(6), layers.Sequential(layer)]
+        for value in (None, 1, "layer", np.ones(3), type(layer), [layer], *others):
+            yield Given("another layer or none", put(name, value), TypeError, self.words, name)
+        for value in self.unfit():
+            expected = "a batch norm of the channels of"
+            yield Given("one that does not fit", put(name, value), ValueError, expected, name)
+
+
 NO_RESIDUAL = Option(
     "no residual", "None", None, "None: this layer adds none", (np.ones(2), 1.0, "x", True)
 )
@@ -159,6 +234,10 @@ NO_RESIDUAL = Option(
 LAYER_AXIS = Option(
     "axis of a layer", "int, or a tuple of ints", 1, "", (*NO_INTS[:-2], [1], (1.0,), (True,), ()),
     (), (np.int64(1), -1, (1,)),
+)  # fmt: skip
+SUMMED_AXES = Option(
+    "summed axes of a layer", "int, tuple of ints, or None for all but the first", 1, "",
+    (*NO_INTS[1:-2], [1], (1.0,), (True,), (None,), ()), (), (None, np.int64(1), -1, (1,), (0, 1)),
 )  # fmt: skip
 NORMALIZING = {
     "eps": EPS, "momentum": MOMENTUM, "affine": FLAG, "track_running_stats": FLAG,
@@ -177,7 +256,10 @@ class LayerOf:
 
     residual   whether it takes one
     speaks     the functions it calls
+    members    the layers it calls
     free       the sizes of x that may be any, and other shapes that it may have
+    either     which of x and dy may be of float32 and of float64, whatever else is
+    others     methods that others do not have, and what can be set, with their arguments
     """
 
     make: Callable[[], Any]
@@ -186,7 +268,10 @@ class LayerOf:
     y: str
     residual: bool = False
     speaks: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
+    either: tuple[str, ...] = ()
+    others: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
 
     def called(self) -> Any:
         """A layer that has been called once, and keeps its context."""
@@ -198,18 +283,23 @@ class LayerOf:
     def functions(self, name: str) -> Iterator[Function]:
         """Its constructor and its methods."""
         yield Function(name, self.arguments)
-        x = Data(self.x, decides=True, same=name != "Flatten", free=self.free)
+        x = Data(self.x, decides=True, same="x" not in self.either, free=self.free)
         residual = Data(self.y, optional=True) if self.residual else NO_RESIDUAL
-        dy = Data(self.y, same=name != "Flatten")
+        dy = Data(self.y, same="dy" not in self.either)
+        own = sorted(self.make()._own_names())
         for method, arguments in {
             "forward": {"x": x, "residual": residual},
             "__call__": {"x": x, "residual": residual},
             "backward": {"dy": dy, "context": LayerContext(name)},
             "load_state_dict": {"state": State(self.make)},
             "train": {"training": FLAG},
+            "freeze": {"frozen": FLAG},
+            "trainable": {"trainable": Trainable(own)},
+            **self.others,
         }.items():
             what = "backward" if method == "backward" else "forward"
-            speakers = [f"{who}.{what}" for who in (name, "Flatten", "BatchNorm")]
+            speakers = [name] if method in ("trainable", *self.others) else []
+            speakers += [f"{who}.{what}" for who in (name, *self.members)]
             speakers += [f"{who}_{what}" for who in self.speaks]
             yield Function(f"{name}.{method}", arguments, layer=self.called, speaks=tuple(speakers))
 
@@ -243,12 +333,57 @@ LAYERS = {
         ("batch_norm",),
     ),
     "Flatten": LayerOf(
-        layers.Flatten, {}, "ncp", "nq", free=("n", "c", "p", "an axis more", "an axis less"),
+        layers.Flatten, {}, "ncp", "nq", free=ANY.free, either=("x", "dy"),
     ),
     "Sequential": LayerOf(
         lambda: layers.Sequential(layers.Flatten(), layers.BatchNorm(15, **F8)),
         {"*layers": Members(several=True)}, "ncp", "nq", True, ("batch_norm",),
+        ("Flatten", "BatchNorm"),
     ),
+    "CrossIterationBatchNorm": LayerOf(
+        lambda: layers.CrossIterationBatchNorm(3, window=3, activation="relu", **F8),
+        {
+            "num_features": size(3), "window": size(3), "axis": LAYER_AXIS, **NORMALIZING,
+            "dtype": DTYPE,
+        },
+        "ncp", "ncp", True, ("batch_norm", "cross_iteration_batch_norm"),
+        others={
+            "window": {"window": size(2)},
+            "forward_after": {"earlier": Batches(), "x": X, "residual": Data("ncp", optional=True)},
+        },
+    ),
+    "Compensated": LayerOf(
+        lambda: layers.Compensated(
+            layers.Dense(3, 6, rng=0, **F8), layers.CrossIterationBatchNorm(6, window=3, **F8)
+        ),
+        {
+            "product": Member(lambda: layers.Dense(3, 6), "a Dense or a Conv2d"),
+            "normalization": Member(
+                lambda: layers.CrossIterationBatchNorm(6, window=3), "a CrossIterationBatchNorm",
+                lambda: [
+                    layers.CrossIterationBatchNorm(5, window=3),
+                    layers.CrossIterationBatchNorm(6, window=3, axis=2),
+                    layers.CrossIterationBatchNorm((6, 2), window=3, axis=(1, 2)),
+                ],
+            ),
+        },
+        "nc", "nk", True, ("dense", "cross_iteration_batch_norm", "batch_norm"),
+        ("Dense", "CrossIterationBatchNorm"), ("n",),
+    ),
+    **{
+        name: LayerOf(
+            getattr(layers, name), {"axis": SUMMED_AXES, "eps": EPS}, "ncp", "ncp",
+            speaks=(function,), free=ANY.free, either=("x",),
+        )
+        for name, function in (("L1Normalize", "l1_normalize"), ("L2Normalize", "l2_normalize"))
+    },
+    **{
+        name: LayerOf(
+            partial(getattr(layers, name), 0.5), {"weight": EPS}, "ncp", "ncp", free=ANY.free,
+            either=("x",),
+        )
+        for name in ("L1Penalty", "L2Penalty")
+    },
 }  # fmt: skip
 
 TABLE = [

@@ -50,10 +50,10 @@ def arrays_in(value: Any) -> list[Any]:
 
 
 def results_in(value: Any) -> list[Any]:
-    """The arrays that were returned, in order, but for those of a context."""
-    if isinstance(value, np.ndarray):
+    """The arrays and floats that were returned, in order, but for those of a context."""
+    if isinstance(value, (np.ndarray, float)):
         return [value]
-    if isinstance(value, tuple) and not hasattr(value, "inv_std"):
+    if isinstance(value, tuple) and not type(value).__name__.endswith("Context"):
         return [array for item in value for array in results_in(item)]
     return []
 
@@ -87,8 +87,12 @@ def fault(function: Function, given: Given) -> str | None:
 
 def state_of(taken: dict[str, Any], layer: Any) -> Any:
     """Everything that an error has to leave as it was."""
-    held = None if layer is None else (layer.training, id(layer._context))
-    return [array.tobytes() for array in arrays_in((taken, layer))], held
+    held = None
+    kept = ()
+    if layer is not None:
+        kept = getattr(layer, "_earlier", ())  # batches of cross-iteration batch norm
+        held = layer.training, layer.frozen, layer.trainable, id(layer._context), len(kept)
+    return [array.tobytes() for array in arrays_in((taken, layer, kept))], held
 
 
 def fault_of_results(function: Function, taken: dict[str, Any], layer: Any) -> str | None:
@@ -172,7 +176,7 @@ def test_backward_before_forward_is_refused(name):
 def test_every_public_name_has_an_entry():
     # Tuples of results hold what they are given; Layer is what layers have in common.
     names = {*nbnorm.__all__, *layers.__all__} - {"Layer"}
-    names = {name for name in names if not name.endswith(("Gradients", "Context"))}
+    names = {name for name in names if not name.endswith(("Gradients", "Context", "Statistics"))}
     assert names == {function.name for function in TABLE if "." not in function.name}
 
 

@@ -16,6 +16,11 @@ from nbnorm.functional.layout import Layout, flat
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 from nbnorm.functional.sizes import size
 
+PARTS = "a sequence of BatchStatistics"
+
+# Of one batch: the sum over a thousand of them is still exact as an int of the kernels.
+MOST_VALUES = 2**53 - 1
+
 
 class BatchStatistics(NamedTuple):
     """What is kept of a batch, or of several.
@@ -96,11 +101,11 @@ def merge_statistics(parts: Sequence[BatchStatistics]) -> BatchStatistics:
     >>> merge_statistics([batch_statistics(x[:2]), batch_statistics(x[2:])])
     BatchStatistics(mean=array([5.]), var=array([9.2]), count=5)
     """
-    parts = _check_parts("merge_statistics", "parts", parts)
-    if not parts:
+    checked = _check_parts("merge_statistics", "parts", parts)
+    if not checked:
         expected = "one BatchStatistics or more"
         raise checks.wrong_value("merge_statistics", "parts", parts, expected)
-    return _merged(parts)
+    return _merged(checked)
 
 
 def cross_iteration_batch_norm_forward(
@@ -186,7 +191,8 @@ def cross_iteration_batch_norm_forward(
         expected = "two values or more in each channel, with those of earlier batches"
         raise checks.wrong_value(function, "x", x, expected)
     if out is not None:
-        checks.writable(function, "out", out, x.shape, x.dtype, {"x": x, "residual": residual})
+        inputs = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
+        checks.writable(function, "out", out, x.shape, x.dtype, inputs)
 
     own = _statistics_of(x, layout)
     merged = _merged([own, *parts])
@@ -205,13 +211,14 @@ def _statistics_of(x: Array, layout: Layout) -> BatchStatistics:
     return BatchStatistics(mean, var, n * s)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of an infinite mean; kernels do not warn either
 def _merged(parts: Sequence[BatchStatistics]) -> BatchStatistics:
     count = sum(part.count for part in parts)
     # About the first mean, so that equal means merge to themselves, bit for bit.
-    first = parts[0].mean
+    first = np.where(np.isfinite(parts[0].mean), parts[0].mean, 0.0)
     mean = first + sum((part.mean - first) * (part.count / count) for part in parts)
     var = sum((part.var + (part.mean - mean) ** 2) * (part.count / count) for part in parts)
-    return BatchStatistics(mean, np.asarray(var), count)
+    return BatchStatistics(np.asarray(mean), np.asarray(var), count)
 
 
 def _check_batch(function: str, x: Any, axis: Any) -> Layout:
@@ -222,13 +229,21 @@ def _check_batch(function: str, x: Any, axis: Any) -> Layout:
 
 
 def _check_parts(function: str, name: str, parts: Any) -> list[BatchStatistics]:
-    expected = "a sequence of BatchStatistics"
-    if isinstance(parts, BatchStatistics) or not isinstance(parts, Sequence):
-        raise checks.wrong_type(function, name, parts, expected)
-    for part in parts:
+    checked = []
+    for part in check_sequence(function, name, parts):
         if not isinstance(part, BatchStatistics):
-            raise checks.wrong_type(function, name, part, expected)
+            raise checks.wrong_type(function, name, part, PARTS)
         checks.array(function, "mean", part.mean)
         check_statistics(function, parts[0].mean.shape, (part.mean, part.var))
-        size(function, "count", part.count)
-    return list(parts)
+        count = size(function, "count", part.count, most=MOST_VALUES)
+        mean, var = (np.asarray(given, np.float64) for given in (part.mean, part.var))
+        checked.append(BatchStatistics(mean, var, count))
+    return checked
+
+
+def check_sequence(function: str, name: str, parts: Any) -> Sequence[Any]:
+    """A sequence that may be of BatchStatistics."""
+    one = isinstance(parts, (BatchStatistics, str, bytes))
+    if one or not isinstance(parts, Sequence):
+        raise checks.wrong_type(function, name, parts, PARTS)
+    return parts

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbnorm import checks
+from nbnorm.functional.batch_norm import is_array, unfit
 from nbnorm.functional.execution import deliver, output
 from nbnorm.functional.layout import Layout, flat, layout_of
 from nbnorm.functional.parameters import EPS
@@ -284,6 +285,8 @@ def _backward(
         forward = function.replace("backward", "forward")
         expected = f"the {kind.__name__} of an {forward}"
         raise checks.wrong_type(function, "context", context, expected)
+    if not _fits(context):
+        raise unfit(function, context)
     x, norms, layout, _ = context
     checks.like(function, "dy", dy, x.shape, x.dtype)
     if out is not None:
@@ -295,6 +298,19 @@ def _backward(
         _divide(written, norms, flat(dy, layout), flat(x, layout), layout.shape, 0.0, order)
     deliver(written, out, layout)
     return dx
+
+
+def _fits(context: NormalizeContext) -> bool:
+    """Whether a context's arrays fit together: the kernel would read beyond those that do not."""
+    x, norms, layout, _ = context
+    n, c, s = layout.shape
+    return (
+        is_array(x, None)
+        and x.size == n * c * s
+        and is_array(norms, (n * s,))
+        and norms.dtype == np.float64
+        and norms.flags.c_contiguous
+    )
 
 
 def _summed_axes(function: str, x: Array, axis: Any) -> tuple[int, ...]:

@@ -10,15 +10,16 @@ from nbnorm import checks
 MOST = 2**31 - 1
 
 
-def size(function: str, name: str, value: Any, *, least: int = 1) -> int:
-    """Return an int of `least` or more."""
+def size(function: str, name: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+    """Return an int of `least` or more, and not above `most`, which is a power of 2 less 1."""
     expected = f"an int of {least} or more"
     if not checks.is_int(value):
         raise checks.wrong_type(function, name, value, expected)
     if value < least:
         raise checks.wrong_value(function, name, value, expected)
-    if value > MOST:
-        raise checks.wrong_value(function, name, value, f"{expected}, below 2**31")
+    if value > most:
+        expected = f"{expected}, below 2**{most.bit_length()}"
+        raise checks.wrong_value(function, name, value, expected)
     return int(value)
 
 

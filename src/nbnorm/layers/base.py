@@ -127,7 +127,10 @@ class Layer(ABC, Generic[Context]):
         ------
         ValueError
             A batch norm has no running statistics; nothing is frozen then.
+        TypeError
+            frozen is not a bool.
         """
+        frozen = checks.flag(f"{type(self).__name__}.freeze", "frozen", frozen)
         if frozen:
             self._check_freezable()
         self.frozen = frozen
@@ -155,8 +158,8 @@ class Layer(ABC, Generic[Context]):
         return tuple(name for name in self.parameters() if name not in self._untrained)
 
     @trainable.setter
-    def trainable(self, trained: bool | Iterable[str]) -> None:
-        self._train_only(self._checked_names(trained))
+    def trainable(self, trainable: bool | Iterable[str]) -> None:
+        self._train_only(self._checked_names(trainable))
 
     def fold(self) -> Layer[Any]:
         """Return a layer for inference that equals this one after `eval`.
@@ -253,12 +256,7 @@ class Layer(ABC, Generic[Context]):
         expected = f"True, False or names out of {sorted(own)}"
         if isinstance(trained, (bool, np.bool_)):
             return frozenset(own if trained else ())
-        if isinstance(trained, str) or not isinstance(trained, Iterable):
-            raise checks.wrong_type(name, "trainable", trained, expected)
-        names = list(trained)
-        if not own.issuperset(names):
-            raise checks.wrong_value(name, "trainable", names, expected)
-        return frozenset(names)
+        return checks.names(name, "trainable", trained, own, expected)
 
     def _arrays(self, names: tuple[str, ...]) -> dict[str, Array]:
         return {name: array for name in names if (array := getattr(self, name)) is not None}

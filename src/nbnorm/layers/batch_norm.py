@@ -104,7 +104,7 @@ class BatchNorm(Normalizing[BatchNormContext]):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        self.shape = _kept_shape(num_features, axis)
+        self.shape = _kept_shape(type(self).__name__, num_features, axis)
         self.axis = axis
         self._start_normalizing(
             self.shape,
@@ -163,21 +163,20 @@ class BatchNorm(Normalizing[BatchNormContext]):
 
     def _check_features(self, x: Array) -> None:
         # Not left to the function: without gamma and beta it would take any number of features.
-        checks.array("BatchNorm.forward", "x", x)
-        axes = checks.kept_axes("BatchNorm.forward", self.axis, x.ndim)
+        function = f"{type(self).__name__}.forward"
+        checks.array(function, "x", x)
+        axes = checks.kept_axes(function, self.axis, x.ndim)
         if tuple(x.shape[axis] for axis in axes) != self.shape:
             expected = f"{self.shape} along axis {self.axis}"
-            raise checks.wrong_value("BatchNorm.forward", "x", x, expected)
+            raise checks.wrong_value(function, "x", x, expected)
 
 
 def _kept_shape(
-    num_features: int | tuple[int, ...], axis: int | tuple[int, ...]
+    function: str, num_features: int | tuple[int, ...], axis: int | tuple[int, ...]
 ) -> tuple[int, ...]:
     features = num_features if isinstance(num_features, tuple) else (num_features,)
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if not axes or not all(map(checks.is_int, axes)):
-        raise checks.wrong_type("BatchNorm", "axis", axis, "an int or a tuple of ints")
+    axes = checks.ints(function, "axis", axis)
     if len(features) != len(axes):
         expected = f"as many sizes as there are in axis {axis}"
-        raise checks.wrong_value("BatchNorm", "num_features", num_features, expected)
-    return tuple(size("BatchNorm", "num_features", c) for c in features)
+        raise checks.wrong_value(function, "num_features", num_features, expected)
+    return tuple(size(function, "num_features", c) for c in features)

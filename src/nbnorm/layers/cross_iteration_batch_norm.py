@@ -13,6 +13,7 @@ from nbnorm.functional.activation import Activation
 from nbnorm.functional.batch_norm import BatchNormContext
 from nbnorm.functional.cross_iteration_batch_norm import (
     BatchStatistics,
+    check_sequence,
     cross_iteration_batch_norm_forward,
 )
 from nbnorm.functional.sizes import size
@@ -141,10 +142,11 @@ class CrossIterationBatchNorm(BatchNorm):
         `forward` in training, with the memory left to the caller. The earlier batches come the
         latest first; as many as fit the window count.
         """
+        function = f"{type(self).__name__}.forward_after"
         self._check_features(x)
         y, context, own = cross_iteration_batch_norm_forward(
             x,
-            earlier[: self.window - 1],
+            check_sequence(function, "earlier", earlier)[: self.window - 1],
             self.gamma,
             self.beta,
             axis=self.axis,

@@ -20,8 +20,11 @@ from nbnorm.layers.base import Context, Layer
 class _Normalize(Layer[Context]):
     def __init__(self, *, axis: Axis = 1, eps: float = 1e-12) -> None:
         super().__init__()
+        name = type(self).__name__
+        if axis is not None:
+            checks.ints(name, "axis", axis, "an int, a tuple of ints or None")
         self.axis = axis
-        self.eps = checks.number(type(self).__name__, "eps", eps, EPS)
+        self.eps = checks.number(name, "eps", eps, EPS)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(axis={self.axis}, eps={self.eps})"

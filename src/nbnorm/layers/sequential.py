@@ -166,8 +166,8 @@ class Sequential(Layer[SequentialContext]):
         )
 
     @trainable.setter
-    def trainable(self, trained: bool | Iterable[str]) -> None:
-        self._train_only(self._checked_names(trained))
+    def trainable(self, trainable: bool | Iterable[str]) -> None:
+        self._train_only(self._checked_names(trainable))
 
     def _check_freezable(self) -> None:
         for layer in self.layers:

@@ -23,6 +23,7 @@ from nbnorm.reference.conv2d import conv2d_backward, conv2d_forward
 from nbnorm.reference.dense import dense_backward, dense_forward
 
 
+@np.errstate(invalid="ignore")
 def merge_statistics(
     parts: Sequence[tuple[ArrayLike, ArrayLike, int]],
 ) -> tuple[Array, Array, int]:
