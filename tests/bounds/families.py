@@ -341,6 +341,5 @@ FAMILIES = [
     Family(conv2d_batch_norm, [_FLOAT32], _PRODUCTS),
     Family(cross_iteration, [_FLOAT32], PROFILES),
     Family(folding, PROFILES, PROFILES),
+    Family(norms, [_FLOAT32], _PRODUCTS[:2]),
 ]
-if hasattr(nbnorm, "l1_penalty"):
-    FAMILIES.append(Family(norms, [_FLOAT32], _PRODUCTS[:2]))
