@@ -97,6 +97,34 @@ def test_merging_is_the_references(rng):
     np.testing.assert_array_equal(merge_statistics(parts[:1]).var, parts[0].var)
 
 
+def test_float32_statistics_merge_in_float64():
+    third = np.float32(1 / 3)
+    parts = [
+        BatchStatistics(np.full(1, mean), np.ones(1, np.float32), 1) for mean in (third, -third)
+    ]
+    for merged in (merge_statistics(parts), merge_statistics(parts[:1])):
+        assert merged.mean.dtype == merged.var.dtype == np.float64
+    # 1 + third^2, which float32 would have rounded: two roundings of float64 at most.
+    expected = 1 + float(third) ** 2
+    np.testing.assert_allclose(merge_statistics(parts).var, expected, rtol=5e-16)
+
+
+def test_an_infinite_mean_stays_one_whichever_batch_has_it():
+    one, other = (BatchStatistics(np.array([m, 1.0]), np.ones(2), 2) for m in (np.inf, 3.0))
+    for parts in ([one, other], [other, one]):
+        np.testing.assert_array_equal(merge_statistics(parts).mean, [np.inf, 1.0])
+
+
+def test_counts_of_batches_may_go_beyond_an_int32(rng):
+    x = rng.standard_normal((4, 2))
+    huge = BatchStatistics(np.zeros(2), np.ones(2), 2**53 - 1)
+    _, context, _ = cross_iteration_batch_norm_forward(x, [huge] * 3, eps=0.0)
+    assert context.count == 3 * (2**53 - 1) + 4
+    # x has next to no part in the statistics of so many: they are constants, to some roundings.
+    np.testing.assert_allclose(batch_norm_backward(x, context).dx, x, rtol=1e-14)
+    np.testing.assert_allclose(context.var, 1.0, rtol=1e-14)
+
+
 # --- the specification ----------------------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ def merge_statistics(parts: Sequence[BatchStatistics]) -> BatchStatistics:
     Raises
     ------
     ValueError
-        There is none, shapes differ, a variance is negative or a count below 1.
+        There is none, shapes differ, a variance is negative or a count below 1 or from 2**53 on.
     TypeError
         One of them is no BatchStatistics.
 

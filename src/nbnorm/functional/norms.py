@@ -145,7 +145,7 @@ def l1_normalize_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, or out overlaps an input.
+        A shape does not fit, out overlaps an input, or the context has been changed.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
@@ -233,7 +233,7 @@ def l2_normalize_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, or out overlaps an input.
+        A shape does not fit, out overlaps an input, or the context has been changed.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
