@@ -25,6 +25,7 @@ from nbnorm.functional import (
     conv_direct,
     conv_winograd,
     dense_by_covariance,
+    penalties,
     plan,
     product,
     scratch,
@@ -39,12 +40,13 @@ SMALL = {
     plan: {
         "TILE_BYTES": 4 << 10, "LARGEST_TILE_BYTES": 8 << 10, "SECOND_CACHE_BYTES": 16 << 10,
         "LAST_CACHE_BYTES": 64 << 10, "SECOND_CACHE_PERIOD": 1 << 10, "SHORTEST_SLICE": 256,
-        "SHORT_PLANE_BYTES": 256, "PIECE": 512,
+        "SHORT_PLANE_BYTES": 256, "PIECE": 512, "PARALLEL_FROM": 512,
     },
     product: {
         "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE": 64, "SLICE_DEPTH": 64,
     },
     dense_by_covariance: {"ROWS_A_COLUMN": 4, "FEWEST_VALUES": 1 << 10},
+    penalties: {"PIECE": 512},
     windows: {"BAND_BYTES": 8 << 10, "MOST_PLACES": 64, "FEWEST_PLACES": 24},
     conv_direct: {"SUMS_BYTES": 64 << 10},
     conv_winograd: {
