@@ -34,7 +34,9 @@ from tests.jit.calls import Work, together
 
 THREADS = 8
 
-_options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+# As a script, or as the child of one; pytest imports it too, to look for doctests.
+_IS_RUN = __name__ in ("__main__", "__mp_main__")
+_options = json.loads(sys.argv[2]) if _IS_RUN and len(sys.argv) > 2 else {}
 SECONDS = _options.get("seconds", 0.0)
 NAMES = _options.get("calls", calls.BATCH_NORM)
 
@@ -53,7 +55,8 @@ class Observed:
 
 
 observed = Observed(threads.runs_parallel)
-threads.runs_parallel = observed
+if _IS_RUN:
+    threads.runs_parallel = observed
 
 
 def work(seconds: float = 0.0, first: int = 0) -> Work:
