@@ -25,7 +25,7 @@ QUICK_SHAPES = [(32, 256, 14, 14), (256, 1024)]
 
 OPERATIONS = {
     f"normalize_{name}{step}": f"{title}, {words}"
-    for name, title in (("l1", "L1"), ("l2", "L2"), ("activation", "batch norm per activation"))
+    for name, title in (("l1", "L1"), ("l2", "L2"), ("activation", "BN per activation"))
     for step, words in (("_forward", "forward"), ("_forward_backward", "forward + backward"))
 }
 FORWARDS = [operation for operation in OPERATIONS if not operation.endswith("backward")]
@@ -117,6 +117,6 @@ TARGETS = [
     for operation in OPERATIONS
 ] + [
     Target(f"{name}, {words}", "the fastest peer", against_fastest(_of(operations, kind)), 2)
-    for kind, name in (("l1", "L1"), ("l2", "L2"), ("activation", "batch norm per activation"))
+    for kind, name in (("l1", "L1"), ("l2", "L2"), ("activation", "BN per activation"))
     for operations, words in ((FORWARDS, "forward"), (STEPS, "forward + backward"))
 ]

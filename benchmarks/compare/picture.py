@@ -23,7 +23,7 @@ BAR, LINE, GRID = "#d5dde5", "#303840", "#e8e8e8"
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#d55e00", "#cc79a7", "#56b4e9", "#0072b2", "#e69f00", "#009e73", "#000000")
 MARKERS = ("^", "s", "o", "D")
-WIDTH, ROW, HEAD, GAP = 10.5, 0.165, 0.8, 0.34  # inches: page, shape, title of a suite, axis
+WIDTH, ROW, HEAD, GAP = 10.5, 0.165, 0.9, 0.34  # inches: page, shape, title of a suite, axis
 SMALL = 7.5  # points
 
 
@@ -98,7 +98,8 @@ class _Part:
             row[0].set_ylabel(layout, fontsize=SMALL + 1)
         self._share_scale(grid[:, : len(self.operations)])
         for axes, operation in zip(grid[0], self.operations, strict=False):
-            axes.set_title(self.suite.OPERATIONS[operation], fontsize=SMALL + 1.5)
+            title = self.suite.OPERATIONS[operation]
+            axes.set_title(title.replace(", ", "\n"), fontsize=SMALL + 1.5)
         if self.limited:
             grid[0, -1].set_title("nbnorm over the limit", fontsize=SMALL + 1.5)
         about = self.results.about

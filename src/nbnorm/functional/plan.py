@@ -27,8 +27,8 @@ LAST_CACHE_BYTES = 32 << 20
 
 # Addresses that far apart share a set of the second cache, and so do the rows of a block of columns
 # if their length is a power of two: of (256, 1024), 16 rows meet in each set, as many as it holds,
-# and the second look at the block finds nothing. With half of them it does: (32, 200704), batch norm
-# per activation of 64 x 56 x 56, took 2.4 ms forward and 2.5 backward, in slices 2.6 and 3.7.
+# and the second look at the block finds nothing. With half of them it does: (32, 200704), batch
+# norm per activation of 64 x 56 x 56, took 2.4 ms forward and 2.5 backward, in slices 2.6 and 3.7.
 SECOND_CACHE_PERIOD = 64 << 10
 MOST_LINES = 8
 
