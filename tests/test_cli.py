@@ -146,7 +146,7 @@ print(json.dumps(compiled))
 def test_after_warmup_no_process_compiles(tmp_path):
     variables = {"NUMBA_CACHE_DIR": tmp_path, "NUMBA_NUM_THREADS": 2}
     arguments = ("-m", "nbnorm", "warmup", "--activation", "none")
-    out, _ = python(*arguments, **variables)
+    out, _ = python(*arguments, **variables, seconds=600)  # every kernel there is, from nothing
     *steps, last = out.splitlines()
     assert len(steps) == 2 * len((*cli.WARMING, *cli.WARMING_LAYERS))
     for number, step in enumerate(steps, start=1):

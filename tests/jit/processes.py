@@ -84,6 +84,8 @@ class Process:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def python(*arguments: str, cwd: Path | None = None, **variables: Any) -> tuple[str, str]:
-    """Runs Python to its end; what it printed to stdout and stderr."""
-    return Process(*arguments, env=environment(**variables), cwd=cwd).output()
+def python(
+    *arguments: str, cwd: Path | None = None, seconds: float = SECONDS, **variables: Any
+) -> tuple[str, str]:
+    """Runs Python to its end, in so many seconds; what it printed to stdout and stderr."""
+    return Process(*arguments, env=environment(**variables), cwd=cwd).output(seconds)

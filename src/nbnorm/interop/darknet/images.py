@@ -94,12 +94,6 @@ def softmax(x: Array, groups: int, temperature: float) -> Array:
     return y.reshape(x.shape)
 
 
-def l2_normalize(x: Array) -> Array:
-    """Return x over the root of the sum of its squares over the channels; 0 where that is 0."""
-    root = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1, keepdims=True))
-    return np.divide(x, root, out=np.zeros(x.shape), where=root != 0).astype(x.dtype)
-
-
 def logistic(x: Array, out: Array | None = None) -> Array:
     """Return 1 / (1 + exp(-x))."""
     y = np.negative(x, out=out)

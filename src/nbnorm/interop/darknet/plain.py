@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from nbnorm.checks import Array
+from nbnorm.functional.norms import l2_normalize_forward
 from nbnorm.interop.darknet import images
 from nbnorm.interop.darknet.cfg import Section
 from nbnorm.interop.darknet.steps import Activating, Plan, Step
@@ -189,7 +190,7 @@ class L2norm(Step):
 
     def forward(self, *inputs: Array) -> Array:
         """Normalize."""
-        return images.l2_normalize(inputs[0])
+        return l2_normalize_forward(inputs[0], eps=0.0)[0]
 
 
 class Yolo(Step):
