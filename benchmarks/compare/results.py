@@ -116,8 +116,7 @@ def to_document(results: Results) -> dict[str, Any]:
         "refusals": [_row(r) | {"kind": r.kind, "reason": r.reason} for r in results.refusals],
         "memory": [_row(m) | {"mebibytes": m.mebibytes} for m in results.memory],
         "results": [
-            _row(r)
-            | {"seconds": r.seconds, "spread": r.spread, "rounds": r.rounds, "error": r.error}
+            _row(r) | {"spread": r.spread, "rounds": r.rounds, "error": r.error}
             for r in results.records
         ],
     }
@@ -127,18 +126,19 @@ def to_document(results: Results) -> dict[str, Any]:
         "spread": results.spread,
         "versions": results.versions,
         "missing": results.missing,
-        **rows,
+        **{name: _table(found) for name, found in rows.items()},
     }
 
 
 def from_document(document: dict[str, Any]) -> Results:
     """Read what `to_document` made."""
     rest = dict(document)
-    refusals = [Refusal(r["peer"], _case(r), r["kind"], r["reason"]) for r in rest.pop("refusals")]
-    memory = [Resident(r["peer"], _case(r), r["mebibytes"]) for r in rest.pop("memory")]
-    records = [
-        Record(r["peer"], _case(r), tuple(r["rounds"]), r["error"]) for r in rest.pop("results")
-    ]
+    refused, resident, recorded = (
+        _rows_of(rest.pop(name)) for name in ("refusals", "memory", "results")
+    )
+    refusals = [Refusal(r["peer"], _case(r), r["kind"], r["reason"]) for r in refused]
+    memory = [Resident(r["peer"], _case(r), r["mebibytes"]) for r in resident]
+    records = [Record(r["peer"], _case(r), tuple(r["rounds"]), r["error"]) for r in recorded]
     suite, versions, missing = (rest.pop(name) for name in ("suite", "versions", "missing"))
     rest.pop("spread")  # of the records
     return Results(suite, rest, versions, missing, records, refusals, memory)
@@ -164,6 +164,15 @@ def load(path: Path) -> Sections:
 
 def geometric_mean(values: Iterable[float]) -> float:
     return statistics.geometric_mean(values)
+
+
+def _table(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """The names of the columns once, and then the values of each row."""
+    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
+
+
+def _rows_of(table: list[list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(table[0], values, strict=True)) for values in table[1:]]
 
 
 def _row(one: Record | Resident | Refusal) -> dict[str, Any]:
