@@ -204,6 +204,20 @@ def test_values_beyond_all_bounds_take_the_ordinary_way(forced, rng, monkeypatch
         np.testing.assert_array_equal(y, ordinary)
 
 
+@pytest.mark.skipif(config.DISABLE_JIT, reason="NumPy warns of what the kernels look for")
+def test_gradients_beyond_all_bounds_are_those_of_the_ordinary_way(forced, rng, monkeypatch):
+    """Gamma / std is beyond float32, gamma is not."""
+    x, weight = rng.standard_normal((50, 3)), rng.standard_normal((12, 3))
+    x, weight = (x * 1e-10).astype(np.float32), weight.astype(np.float32)
+    gamma, dy = np.full(12, 1e30, np.float32), rng.standard_normal((50, 12)).astype(np.float32)
+    context = dense_batch_norm_forward(x, weight, gamma, eps=0.0)[1]
+    assert took_it(context)
+    found = dense_batch_norm_backward(dy, context)
+    monkeypatch.setattr(dense_batch_norm, "pays", lambda *_: False)
+    ordinary = dense_batch_norm_backward(dy, dense_batch_norm_forward(x, weight, gamma, eps=0.0)[1])
+    np.testing.assert_array_equal(np.isfinite(found.dx), np.isfinite(ordinary.dx))
+
+
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_a_large_mean_of_the_gradient_takes_the_ordinary_way(forced, rng, monkeypatch, activation):
     variant = Variant("float32", activation, residual=True)

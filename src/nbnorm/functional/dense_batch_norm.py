@@ -25,13 +25,11 @@ from nbnorm.functional.dense import (
 )
 from nbnorm.functional.dense_by_covariance import (
     Standardized,
-    differentiate_activation,
+    differentiate,
     fits_product,
-    gradient_of_rows,
-    normalized_product,
+    normalize_product,
     pays,
-    small_gradients,
-    statistics_of_product,
+    write_dx,
 )
 from nbnorm.functional.execution import (
     Summed,
@@ -365,17 +363,15 @@ def _forward(
         )
         return DenseBatchNormContext(x, weight, bias, normalization, standardized)
 
+    y, written = rows_of_output(out, shape, x.dtype)
     if not frozen and pays(n, k, c):
-        found = statistics_of_product(x.reshape(n, c), weight, bias, gamma, eps, ddof)
+        found = normalize_product(
+            written, x.reshape(n, c), weight, bias, (gamma, beta), eps, ddof, activation, rows
+        )
         if found is not None:
-            kept, standardized = found
-            standardized = standardized._replace(residual=rows)
-            y, written = rows_of_output(out, shape, x.dtype)
-            normalized_product(written, standardized, beta, activation)
-            return delivered(y, written), context(np.empty((0, k), x.dtype), kept, standardized)
+            return delivered(y, written), context(np.empty((0, k), x.dtype), *found)
     summed = sums_for((n, k, c), x.dtype) if statistics is None and k else None
     z = _product(x, weight, bias, summed)
-    y, written = rows_of_output(out, shape, x.dtype)
     kept = np.empty((3, k))
     result = context(z, kept, None)
     if statistics is not None:
@@ -481,37 +477,36 @@ def _backward_without_product(
 ) -> DenseBatchNormGradients | None:
     """The gradients from small matrices; None if dx would lose digits, nothing being written."""
     x, weight, bias, normalization, _ = context
-    gamma, beta, activation = normalization.gamma, normalization.beta, normalization.activation
+    gamma, beta = normalization.gamma, normalization.beta
     k = len(weight)
-    differentiated = differentiate_activation(dy.reshape(-1, k), standardized, beta, activation)
-    if differentiated is None:
+    found = differentiate(
+        dy.reshape(-1, k), standardized, weight, normalization.statistics, (gamma, beta),
+        normalization.ddof, normalization.activation,
+    )  # fmt: skip
+    if found is None:
         return None
-    n = normalization.count
-    small = small_gradients(
-        differentiated, standardized, weight, normalization.statistics, gamma, normalization.ddof
-    )
     dx = dweight = dgamma = dbeta = dbias = dresidual = None
     if "dx" in owed:
         dx, written = rows_of_output(out.dx, x.shape, x.dtype)
-        gradient_of_rows(written, differentiated, standardized, small)
+        write_dx(written, found, standardized)
         delivered(dx, written)
     if "dweight" in owed:
-        dweight = cast(small.dweight, weight, out.dweight)
+        dweight = cast(found.dweight, weight, out.dweight)
     if gamma is not None and "dgamma" in owed:
-        dgamma = cast(small.dgamma, gamma, out.dgamma)
+        dgamma = cast(found.dgamma, gamma, out.dgamma)
     if beta is not None and "dbeta" in owed:
-        dbeta = cast(n * differentiated.mean, beta, out.dbeta)
+        dbeta = cast(found.dbeta, beta, out.dbeta)
     if bias is not None and "dbias" in owed:  # the mean takes the bias out
         dbias = cast(np.zeros(k), bias, out.dbias)
     if "dresidual" in owed:
         dresidual = out.dresidual
         if dresidual is None:
             # g is nobody else's, unless it is dy itself.
-            dresidual = differentiated.g.reshape(dy.shape)
+            dresidual = found.g.reshape(dy.shape)
             if np.may_share_memory(dresidual, dy):
                 dresidual = dresidual.copy()
         else:
-            dresidual[...] = differentiated.g.reshape(dy.shape)
+            dresidual[...] = found.g.reshape(dy.shape)
     return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
 
 

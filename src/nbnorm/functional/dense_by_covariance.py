@@ -63,7 +63,7 @@ class Standardized(NamedTuple):
     std: Array
     gram: Array
     folded: Array
-    residual: Array | None = None
+    residual: Array | None
 
 
 def pays(n: int, k: int, c: int) -> bool:
@@ -71,10 +71,22 @@ def pays(n: int, k: int, c: int) -> bool:
     return 0 < c <= k * MOST_COLUMNS and n >= ROWS_A_COLUMN * c and n * k >= FEWEST_VALUES
 
 
-def statistics_of_product(
-    x: Array, weight: Array, bias: Array | None, gamma: Array | None, eps: float, ddof: int
+def normalize_product(
+    y: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    parameters: tuple[Array | None, Array | None],
+    eps: float,
+    ddof: int,
+    activation: Any,
+    residual: Array | None,
 ) -> tuple[Array, Standardized] | None:
-    """Mean, var and inv_std (3, k) of ``z = x weight^T + bias``; None if they would lose digits."""
+    """Writes y, flat; mean, var and inv_std (3, k) of ``z = x weight^T + bias``.
+
+    None, and y as it was, where var would lose digits.
+    """
+    gamma, beta = parameters
     n = len(x)
     rows, context = batch_norm_forward(x, eps=0.0)
     std = np.sqrt(context.var)
@@ -96,7 +108,9 @@ def statistics_of_product(
             mean += bias
         if not (np.isfinite(folded).all() and np.isfinite(mean).all()):
             return None
-    return np.stack([mean, var, inv_std]), Standardized(rows, std, gram, folded)
+    standardized = Standardized(rows, std, gram, folded, residual)
+    _multiply_folded(y, standardized, beta, activation)
+    return np.stack([mean, var, inv_std]), standardized
 
 
 def fits_product(standardized: Any, x: Array, weight: Array) -> bool:
@@ -117,108 +131,85 @@ def fits_product(standardized: Any, x: Array, weight: Array) -> bool:
     )
 
 
-def normalized_product(
-    y: Array, standardized: Standardized, beta: Array | None, activation: Any
-) -> None:
-    """Writes y, flat: ``activation(xs folded^T + beta + residual)``."""
-    rows, _, _, folded, residual = standardized
-    multiply(
-        y, matrix(rows), matrix(folded).transposed, constants=_adding(beta, len(folded), y.dtype),
-        residual=None if residual is None else run_of(residual), activation=activation,
-    )  # fmt: skip
-
-
 class Differentiated(NamedTuple):
-    """G and its companions: what all gradients follow from.
+    """The gradients but for dx, and what dx is made of.
 
-    g       (n, k): dy times the activation's derivative
-    mean    (k,) float64: mean g
-    cross   (k, c) float64: G
+    g               (n, k) of x's type: dy times the activation's derivative
+    dweight, dgamma, dbeta  float64
+    forth, back     (k, c), (c, c) of x's type: ``dx = g forth + xs back - mean``
+    mean            (c,) float64
     """
 
     g: Array
-    mean: Array
-    cross: Array
-
-
-def differentiate_activation(
-    dy: Array, standardized: Standardized, beta: Array | None, activation: Any
-) -> Differentiated | None:
-    """G from dy (n, k); None if dx would lose digits."""
-    n, k = dy.shape
-    rows, _, _, folded, residual = standardized
-    if activation is None:
-        g = run_of(dy)
-        statistics = channel_statistics(g, (n, k, 1))
-    else:
-        sizes = n, k, rows.shape[1]
-        summed = sums_for(sizes, dy.dtype)
-        g = empty((n * k,), dy.dtype)
-        multiply(
-            g, matrix(rows), matrix(folded).transposed,
-            constants=_adding(beta, k, dy.dtype), dy=run_of(dy),
-            residual=None if residual is None else run_of(residual), activation=activation,
-            summed=summed,
-        )  # fmt: skip
-        statistics = summed_statistics(summed, g, (n, k, 1))
-    mean, var = statistics[:2]
-    if not (np.square(mean) <= LARGEST_MEAN**2 * var).all():
-        return None
-    return Differentiated(
-        g.reshape(n, k), mean, deep_product(Matrix(g, 1, k, (k, n)), matrix(rows))
-    )
-
-
-class SmallGradients(NamedTuple):
-    """Gradients that have no rows, in float64, and the matrices that dx is made with.
-
-    forth   (k, c): diag(a) weight, by which g is multiplied
-    back    (c, c): -M, by which xs is multiplied
-    """
-
     dweight: Array
     dgamma: Array
+    dbeta: Array
     forth: Array
     back: Array
+    mean: Array
 
 
-def small_gradients(
-    differentiated: Differentiated,
+def differentiate(
+    dy: Array,
     standardized: Standardized,
     weight: Array,
     statistics: Array,
-    gamma: Array | None,
+    parameters: tuple[Array | None, Array | None],
     ddof: int,
-) -> SmallGradients:
-    """Gradients of weight and gamma, and what dx takes of them."""
-    n = len(differentiated.g)
+    activation: Any,
+) -> Differentiated | None:
+    """The gradients from dy (n, k); None where dx would lose digits."""
+    gamma, beta = parameters
+    n, k = dy.shape
+    if activation is None:
+        g = run_of(dy)
+        mean, var, _ = channel_statistics(g, (n, k, 1))
+    else:
+        summed = sums_for((n, k, standardized.rows.shape[1]), dy.dtype)
+        g = empty((n * k,), dy.dtype)
+        _multiply_folded(g, standardized, beta, activation, dy=run_of(dy), summed=summed)
+        mean, var, _ = summed_statistics(summed, g, (n, k, 1))
+    if not (np.square(mean) <= LARGEST_MEAN**2 * var).all():
+        return None
+    cross = deep_product(Matrix(g, 1, k, (k, n)), matrix(standardized.rows))
     wide = weight.astype(np.float64)
     scaled = wide * standardized.std
     inv_std = statistics[2]
     a = inv_std if gamma is None else inv_std * gamma
-    dgamma = inv_std * (scaled * differentiated.cross).sum(axis=1)
-    e = dgamma * inv_std / (n - ddof)
-    part = _product(scaled, standardized.gram)
-    dweight = a[:, np.newaxis] * (differentiated.cross - e[:, np.newaxis] * part)
-    forth = a[:, np.newaxis] * wide
-    back = _product(np.ascontiguousarray(scaled.T * -e), forth)
-    return SmallGradients(dweight * standardized.std, dgamma, forth, back)
+    with np.errstate(all="ignore"):
+        dgamma = inv_std * (scaled * cross).sum(axis=1)
+        e = dgamma * inv_std / (n - ddof)
+        part = _product(scaled, standardized.gram)
+        dweight = a[:, np.newaxis] * (cross - e[:, np.newaxis] * part) * standardized.std
+        through = a[:, np.newaxis] * wide
+        back = _product(np.ascontiguousarray(scaled.T * -e), through).astype(dy.dtype)
+        forth = through.astype(dy.dtype)
+        if not (np.isfinite(forth).all() and np.isfinite(back).all()):
+            return None
+    middle = (mean[:, np.newaxis] * through).sum(axis=0)
+    return Differentiated(g.reshape(n, k), dweight, dgamma, n * mean, forth, back, middle)
 
 
-def gradient_of_rows(
-    dx: Array, differentiated: Differentiated, standardized: Standardized, small: SmallGradients
-) -> None:
-    """Writes dx, flat: ``(g - mean g) forth + xs back``."""
+def write_dx(dx: Array, found: Differentiated, standardized: Standardized) -> None:
+    """Writes dx, flat."""
     n, c = standardized.rows.shape
     residual = empty((n * c,), dx.dtype)
-    multiply(residual, matrix(standardized.rows), matrix(small.back.astype(dx.dtype)))
-    mean = (differentiated.mean[:, np.newaxis] * small.forth).sum(axis=0)
+    multiply(residual, matrix(standardized.rows), matrix(found.back))
     constants = _adding(None, c, dx.dtype)
-    constants[HEAD, :c] = mean
-    constants[SHIFT, :c] = constants[HEAD, :c] - mean
+    constants[HEAD, :c] = found.mean
+    constants[SHIFT, :c] = constants[HEAD, :c] - found.mean
+    multiply(dx, matrix(found.g), matrix(found.forth), constants=constants, residual=residual)
+
+
+def _multiply_folded(
+    out: Array, standardized: Standardized, beta: Array | None, activation: Any, **others: Any
+) -> None:
+    """``activation(xs folded^T + beta + residual)``, or its gradient where there is a dy."""
+    rows, _, _, folded, residual = standardized
     multiply(
-        dx, matrix(differentiated.g), matrix(small.forth.astype(dx.dtype)), constants=constants,
-        residual=residual,
+        out, matrix(rows), matrix(folded).transposed,
+        constants=_adding(beta, len(folded), out.dtype),
+        residual=None if residual is None else run_of(residual), activation=activation, **others,
     )  # fmt: skip
 
 
