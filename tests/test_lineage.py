@@ -1,6 +1,6 @@
 """What docs/lineage.md calls an error is one: finite differences reject it, and take what is right.
 
-The two slips of the thesis itself are in tests/test_reference.py.
+The two slips of the thesis itself are in tests/reference/test_batch_norm.py.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ function" in the chapter on neural networks) gets two formulas wrong, and both h
 - ``var`` over m - 1 together with the dx of ``var`` over m: the last term of dx must use the same
   m - ddof as the variance.
 
-``tests/test_reference.py`` shows that finite differences reject each of them.
+``tests/reference/test_batch_norm.py`` shows that finite differences reject each of them.
 
 Dense and convolution
 ---------------------
