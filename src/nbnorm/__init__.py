@@ -14,90 +14,84 @@ and `l2_normalize_forward`, `_backward`; `l1_penalty` and `l2_penalty`. Layers o
 
 from __future__ import annotations
 
-import importlib
-import os
-import threading
-from typing import Any
+from nbnorm.lazy import lazy_names
 
-# Where each public name is defined. Modules are imported when a name of theirs is first asked for:
-# Numba's decorators take time for every kernel, and nobody uses all of them. What type checkers and
-# editors see is __init__.pyi.
-_HOMES = {
-    "BatchNormContext": "nbnorm.functional.batch_norm",
-    "BatchNormGradients": "nbnorm.functional.batch_norm",
-    "batch_norm_backward": "nbnorm.functional.batch_norm",
-    "batch_norm_forward": "nbnorm.functional.batch_norm",
-    "batch_norm_inference": "nbnorm.functional.batch_norm",
-    "Conv2dGradients": "nbnorm.functional.conv2d",
-    "conv2d_backward": "nbnorm.functional.conv2d",
-    "conv2d_forward": "nbnorm.functional.conv2d",
-    "Conv2dBatchNormContext": "nbnorm.functional.conv2d_batch_norm",
-    "Conv2dBatchNormGradients": "nbnorm.functional.conv2d_batch_norm",
-    "conv2d_batch_norm_backward": "nbnorm.functional.conv2d_batch_norm",
-    "conv2d_batch_norm_forward": "nbnorm.functional.conv2d_batch_norm",
-    "conv2d_batch_norm_inference": "nbnorm.functional.conv2d_batch_norm",
-    "BatchStatistics": "nbnorm.functional.cross_iteration_batch_norm",
-    "batch_statistics": "nbnorm.functional.cross_iteration_batch_norm",
-    "cross_iteration_batch_norm_forward": "nbnorm.functional.cross_iteration_batch_norm",
-    "merge_statistics": "nbnorm.functional.cross_iteration_batch_norm",
-    "DenseGradients": "nbnorm.functional.dense",
-    "dense_backward": "nbnorm.functional.dense",
-    "dense_forward": "nbnorm.functional.dense",
-    "DenseBatchNormContext": "nbnorm.functional.dense_batch_norm",
-    "DenseBatchNormGradients": "nbnorm.functional.dense_batch_norm",
-    "dense_batch_norm_backward": "nbnorm.functional.dense_batch_norm",
-    "dense_batch_norm_forward": "nbnorm.functional.dense_batch_norm",
-    "dense_batch_norm_inference": "nbnorm.functional.dense_batch_norm",
-    "fold_batch_norm": "nbnorm.functional.folding",
-    "L1NormalizeContext": "nbnorm.functional.norms",
-    "L2NormalizeContext": "nbnorm.functional.norms",
-    "l1_normalize_backward": "nbnorm.functional.norms",
-    "l1_normalize_forward": "nbnorm.functional.norms",
-    "l2_normalize_backward": "nbnorm.functional.norms",
-    "l2_normalize_forward": "nbnorm.functional.norms",
-    "l1_penalty": "nbnorm.functional.penalties",
-    "l2_penalty": "nbnorm.functional.penalties",
-    "BatchNorm": "nbnorm.layers",
-    "Compensated": "nbnorm.layers",
-    "Conv2d": "nbnorm.layers",
-    "Conv2dBatchNorm": "nbnorm.layers",
-    "CrossIterationBatchNorm": "nbnorm.layers",
-    "Dense": "nbnorm.layers",
-    "DenseBatchNorm": "nbnorm.layers",
-    "L1Normalize": "nbnorm.layers",
-    "L1Penalty": "nbnorm.layers",
-    "L2Normalize": "nbnorm.layers",
-    "L2Penalty": "nbnorm.layers",
-    "SGD": "nbnorm.layers",
-    "Sequential": "nbnorm.layers",
+# The public names of each module.
+_NAMES = {
+    "nbnorm.functional.batch_norm": [
+        "BatchNormContext",
+        "BatchNormGradients",
+        "batch_norm_backward",
+        "batch_norm_forward",
+        "batch_norm_inference",
+    ],
+    "nbnorm.functional.conv2d": [
+        "Conv2dGradients",
+        "conv2d_backward",
+        "conv2d_forward",
+    ],
+    "nbnorm.functional.conv2d_batch_norm": [
+        "Conv2dBatchNormContext",
+        "Conv2dBatchNormGradients",
+        "conv2d_batch_norm_backward",
+        "conv2d_batch_norm_forward",
+        "conv2d_batch_norm_inference",
+    ],
+    "nbnorm.functional.cross_iteration_batch_norm": [
+        "BatchStatistics",
+        "batch_statistics",
+        "cross_iteration_batch_norm_forward",
+        "merge_statistics",
+    ],
+    "nbnorm.functional.dense": [
+        "DenseGradients",
+        "dense_backward",
+        "dense_forward",
+    ],
+    "nbnorm.functional.dense_batch_norm": [
+        "DenseBatchNormContext",
+        "DenseBatchNormGradients",
+        "dense_batch_norm_backward",
+        "dense_batch_norm_forward",
+        "dense_batch_norm_inference",
+    ],
+    "nbnorm.functional.folding": [
+        "fold_batch_norm",
+    ],
+    "nbnorm.functional.norms": [
+        "L1NormalizeContext",
+        "L2NormalizeContext",
+        "l1_normalize_backward",
+        "l1_normalize_forward",
+        "l2_normalize_backward",
+        "l2_normalize_forward",
+    ],
+    "nbnorm.functional.penalties": [
+        "l1_penalty",
+        "l2_penalty",
+    ],
+    "nbnorm.layers": [
+        "BatchNorm",
+        "Compensated",
+        "Conv2d",
+        "Conv2dBatchNorm",
+        "CrossIterationBatchNorm",
+        "Dense",
+        "DenseBatchNorm",
+        "L1Normalize",
+        "L1Penalty",
+        "L2Normalize",
+        "L2Penalty",
+        "SGD",
+        "Sequential",
+    ],
 }
 _SUBMODULES = ("cli", "functional", "kernels", "layers", "reference")
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  a list
+__all__ = sorted(name for names in _NAMES.values() for name in names)  # noqa: PLE0605  a list
 
-# A fork waits for it: a child would wait for ever for a module that another thread, which it has
-# no more, was importing.
-_importing = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_importing.acquire,
-        after_in_parent=_importing.release,
-        after_in_child=_importing.release,
-    )
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        module, attribute = _HOMES[name], name
-    elif name in _SUBMODULES:
-        module, attribute = f"{__name__}.{name}", None
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _importing:
-        value = importlib.import_module(module)
-        globals()[name] = value if attribute is None else getattr(value, attribute)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_SUBMODULES})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {name: f"{module}:{name}" for module, names in _NAMES.items() for name in names}
+    | {name: f"{__name__}.{name}" for name in _SUBMODULES},
+)

@@ -117,8 +117,8 @@ def _tell(**facts: Any) -> None:
 
 def _compiled() -> dict[str, float]:
     """Variants of kernels that this process has loaded and compiled."""
-    dispatchers = [k for k in map(nbnorm.kernels.__dict__.get, nbnorm.kernels.__all__)
-                   if hasattr(k, "stats")]  # fmt: skip
+    named = (getattr(nbnorm.kernels, name) for name in nbnorm.kernels.__all__)
+    dispatchers = [kernel for kernel in named if hasattr(kernel, "stats")]
     return {
         "variants loaded": sum(sum(k.stats.cache_hits.values()) for k in dispatchers),
         "variants compiled": sum(sum(k.stats.cache_misses.values()) for k in dispatchers),

@@ -7,11 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nbnorm import checks
-
-# From the package, which other threads may be importing. `nbnorm.kernels.activations` would be
-# locked before the package, which locks it the other way round: a deadlock, which Python resolves
-# by an error.
-from nbnorm.kernels import LeakyReLU, Mish, ReLU, SiLU
+from nbnorm.kernels.activations import LeakyReLU, Mish, ReLU, SiLU
 
 Activation: TypeAlias = str | tuple[str, float] | None
 

@@ -38,7 +38,7 @@ import numba
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 
-from nbnorm import _importing  # type: ignore[attr-defined]  # __init__.pyi has public names
+from nbnorm.lazy import importing
 
 _TBB_LIBRARIES = ("libtbb.so.12", "tbb12.dll")
 
@@ -61,7 +61,7 @@ _process = _Process()
 # A child has a copy of every lock and only one of the threads: a lock that another one held at the
 # fork stays locked for ever. A fork therefore waits for these, always in this order. (The first has
 # a hook of its own, for forks before this module is imported, but hooks run the last first.)
-_held_while_forking: list[Any] = [_importing, global_compiler_lock._lock]
+_held_while_forking: list[Any] = [importing, global_compiler_lock._lock]
 
 _forking = threading.local()
 

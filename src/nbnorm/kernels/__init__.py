@@ -74,150 +74,113 @@ A product and the bias after it; product.py has the meaning of every argument:
 array([[16.]])
 """
 
-from nbnorm.kernels.activations import LeakyReLU, Mish, ReLU, SiLU
-from nbnorm.kernels.batch_norm import (
-    backward_columns,
-    backward_columns_parallel,
-    backward_planes,
-    backward_planes_parallel,
-    forward_columns,
-    forward_columns_parallel,
-    forward_planes,
-    forward_planes_parallel,
-)
-from nbnorm.kernels.conv_direct import (
-    collect_weights,
-    collect_weights_parallel,
-    convolve,
-    convolve_parallel,
-    pack_weights,
-    pack_weights_parallel,
-    weight_gradient,
-    weight_gradient_parallel,
-)
-from nbnorm.kernels.conv_grouped import collect_weights as grouped_collect_weights
-from nbnorm.kernels.conv_grouped import convolve as grouped_convolve
-from nbnorm.kernels.conv_grouped import convolve_parallel as grouped_convolve_parallel
-from nbnorm.kernels.conv_grouped import pack_weights as grouped_pack_weights
-from nbnorm.kernels.conv_grouped import weight_gradient as grouped_weight_gradient
-from nbnorm.kernels.conv_grouped import (
-    weight_gradient_parallel as grouped_weight_gradient_parallel,
-)
-from nbnorm.kernels.conv_winograd import convolve as winograd_convolve
-from nbnorm.kernels.conv_winograd import convolve_parallel as winograd_convolve_parallel
-from nbnorm.kernels.conv_winograd import return_weights as winograd_return_weights
-from nbnorm.kernels.conv_winograd import (
-    return_weights_parallel as winograd_return_weights_parallel,
-)
-from nbnorm.kernels.conv_winograd import transform_weights as winograd_transform_weights
-from nbnorm.kernels.conv_winograd import (
-    transform_weights_parallel as winograd_transform_weights_parallel,
-)
-from nbnorm.kernels.conv_winograd import weight_gradient as winograd_weight_gradient
-from nbnorm.kernels.conv_winograd import (
-    weight_gradient_parallel as winograd_weight_gradient_parallel,
-)
-from nbnorm.kernels.gradients import (
-    apply_columns,
-    apply_columns_parallel,
-    apply_planes,
-    apply_planes_parallel,
-    fold_gradient_slices,
-    fold_statistics,
-)
-from nbnorm.kernels.images import turn_images, turn_images_parallel
-from nbnorm.kernels.moments import place_pivots, settle_blocks, settle_slices
-from nbnorm.kernels.normalize import (
-    fold_given,
-    normalize_columns,
-    normalize_columns_parallel,
-    normalize_planes,
-    normalize_planes_parallel,
-)
-from nbnorm.kernels.norms import add_parts, divide_by_norms, divide_by_norms_parallel
-from nbnorm.kernels.orders import L1, L2
-from nbnorm.kernels.penalties import penalize, penalize_parallel
-from nbnorm.kernels.product import (
-    add_products,
-    add_products_parallel,
-    multiply,
-    multiply_few,
-    multiply_few_parallel,
-    multiply_parallel,
-)
-from nbnorm.kernels.sums import (
-    sum_columns,
-    sum_columns_parallel,
-    sum_planes,
-    sum_planes_parallel,
-)
+from nbnorm.lazy import lazy_names
 
-__all__ = [
-    "L1",
-    "L2",
-    "LeakyReLU",
-    "Mish",
-    "ReLU",
-    "SiLU",
-    "add_parts",
-    "add_products",
-    "add_products_parallel",
-    "apply_columns",
-    "apply_columns_parallel",
-    "apply_planes",
-    "apply_planes_parallel",
-    "backward_columns",
-    "backward_columns_parallel",
-    "backward_planes",
-    "backward_planes_parallel",
-    "collect_weights",
-    "collect_weights_parallel",
-    "convolve",
-    "convolve_parallel",
-    "divide_by_norms",
-    "divide_by_norms_parallel",
-    "fold_given",
-    "fold_gradient_slices",
-    "fold_statistics",
-    "forward_columns",
-    "forward_columns_parallel",
-    "forward_planes",
-    "forward_planes_parallel",
-    "grouped_collect_weights",
-    "grouped_convolve",
-    "grouped_convolve_parallel",
-    "grouped_pack_weights",
-    "grouped_weight_gradient",
-    "grouped_weight_gradient_parallel",
-    "multiply",
-    "multiply_few",
-    "multiply_few_parallel",
-    "multiply_parallel",
-    "normalize_columns",
-    "normalize_columns_parallel",
-    "normalize_planes",
-    "normalize_planes_parallel",
-    "pack_weights",
-    "pack_weights_parallel",
-    "penalize",
-    "penalize_parallel",
-    "place_pivots",
-    "settle_blocks",
-    "settle_slices",
-    "sum_columns",
-    "sum_columns_parallel",
-    "sum_planes",
-    "sum_planes_parallel",
-    "turn_images",
-    "turn_images_parallel",
-    "weight_gradient",
-    "weight_gradient_parallel",
-    "winograd_convolve",
-    "winograd_convolve_parallel",
-    "winograd_return_weights",
-    "winograd_return_weights_parallel",
-    "winograd_transform_weights",
-    "winograd_transform_weights_parallel",
-    "winograd_weight_gradient",
-    "winograd_weight_gradient_parallel",
-]
+# The public names of each module, and what comes before them here: these are a family of which
+# each module has a member under the same name.
+_NAMES = {
+    ("activations", ""): [
+        "LeakyReLU",
+        "Mish",
+        "ReLU",
+        "SiLU",
+    ],
+    ("batch_norm", ""): [
+        "backward_columns",
+        "backward_columns_parallel",
+        "backward_planes",
+        "backward_planes_parallel",
+        "forward_columns",
+        "forward_columns_parallel",
+        "forward_planes",
+        "forward_planes_parallel",
+    ],
+    ("conv_direct", ""): [
+        "collect_weights",
+        "collect_weights_parallel",
+        "convolve",
+        "convolve_parallel",
+        "pack_weights",
+        "pack_weights_parallel",
+        "weight_gradient",
+        "weight_gradient_parallel",
+    ],
+    ("conv_grouped", "grouped_"): [
+        "collect_weights",
+        "convolve",
+        "convolve_parallel",
+        "pack_weights",
+        "weight_gradient",
+        "weight_gradient_parallel",
+    ],
+    ("conv_winograd", "winograd_"): [
+        "convolve",
+        "convolve_parallel",
+        "return_weights",
+        "return_weights_parallel",
+        "transform_weights",
+        "transform_weights_parallel",
+        "weight_gradient",
+        "weight_gradient_parallel",
+    ],
+    ("gradients", ""): [
+        "apply_columns",
+        "apply_columns_parallel",
+        "apply_planes",
+        "apply_planes_parallel",
+        "fold_gradient_slices",
+        "fold_statistics",
+    ],
+    ("images", ""): [
+        "turn_images",
+        "turn_images_parallel",
+    ],
+    ("moments", ""): [
+        "place_pivots",
+        "settle_blocks",
+        "settle_slices",
+    ],
+    ("normalize", ""): [
+        "fold_given",
+        "normalize_columns",
+        "normalize_columns_parallel",
+        "normalize_planes",
+        "normalize_planes_parallel",
+    ],
+    ("norms", ""): [
+        "add_parts",
+        "divide_by_norms",
+        "divide_by_norms_parallel",
+    ],
+    ("orders", ""): [
+        "L1",
+        "L2",
+    ],
+    ("penalties", ""): [
+        "penalize",
+        "penalize_parallel",
+    ],
+    ("product", ""): [
+        "add_products",
+        "add_products_parallel",
+        "multiply",
+        "multiply_few",
+        "multiply_few_parallel",
+        "multiply_parallel",
+    ],
+    ("sums", ""): [
+        "sum_columns",
+        "sum_columns_parallel",
+        "sum_planes",
+        "sum_planes_parallel",
+    ],
+}
+_HOMES = {
+    prefix + name: f"{__name__}.{module}:{name}"
+    for (module, prefix), names in _NAMES.items()
+    for name in names
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605  a list
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

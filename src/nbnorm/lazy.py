@@ -1,0 +1,51 @@
+"""Packages that import a module of theirs when a name from it is first asked for.
+
+Numba's decorators take time for every kernel, and nobody uses all of them. For type checkers and
+editors such a package has an `__init__.pyi`.
+
+Modules of this library import each other by their own names, never a lazy one: a thread that asks
+for a name holds `importing` while it waits for a module, so a module that waited for `importing`
+while it is being imported would wait for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# A fork waits for it: a child would wait for ever for a module that another thread, which it has
+# no more, was importing.
+importing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package.
+
+    `homes` tells for each name where it is defined: ``module:name``, or ``module`` alone for a
+    module.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        with importing:
+            value = pkgutil.resolve_name(homes[name])
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get, names
