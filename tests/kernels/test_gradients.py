@@ -41,7 +41,7 @@ def constants_of(drawn, seen, sums, frozen=False, ddof=0):
         sums = by_column
     constants = np.full((7, stride), np.nan, drawn.x.dtype)
     one_array = seen is None or seen.are_channels
-    folded = constants[:, :c] if one_array else np.full((7, c), np.nan, drawn.x.dtype)
+    folded = constants if one_array else np.full((7, c), np.nan, drawn.x.dtype)
     shared = {
         "constants": constants, "folded": folded, "statistics": drawn.statistics,
         "parameters": drawn.parameters, "spans": spans,

@@ -216,12 +216,13 @@ class PackageCache(NullCache):
         if folder is None:
             return None
         target_context.refresh()
+        entry = self._entry(folder, arguments, target_context.codegen())
         try:
-            data = self._entry(folder, arguments, target_context.codegen()).read_bytes()
+            data = entry.read_bytes()
         except OSError:
             return None
         digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
+        if _digest(entry, payload) != digest:
             return None
         _mark_used(folder)
         return CompileResult._rebuild(target_context, *pickle.loads(payload))
@@ -239,10 +240,8 @@ class PackageCache(NullCache):
             if not folder.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 _remove_old(folder.parent)
-            _replace(
-                self._entry(folder, arguments, result.codegen),
-                hashlib.sha256(payload).digest() + payload,
-            )
+            entry = self._entry(folder, arguments, result.codegen)
+            _replace(entry, _digest(entry, payload) + payload)
         except OSError as error:
             _problem(f"{error} in {folder}")
 
@@ -253,6 +252,11 @@ class PackageCache(NullCache):
             for entry in folder.glob(self._file_name("*")):
                 with contextlib.suppress(OSError):
                     entry.unlink()
+
+
+def _digest(entry: Path, payload: bytes) -> bytes:
+    """What an entry begins with: its name counts, as a whole file under another's is damage too."""
+    return hashlib.sha256(entry.name.encode() + payload).digest()
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from numba import prange
 from numba.core import config
 
 from nbnorm.jit.cache import PackageCache
+from nbnorm.jit.interrupts import uninterrupted
 
 __all__ = ["driver", "inlined", "is_compiling", "prange", "worker"]
 
@@ -40,6 +41,7 @@ def _compiled_and_cached(function: Function, options: dict[str, Any]) -> Functio
     if not is_compiling():
         return function
     dispatcher = numba.njit(**options)(function)
+    dispatcher.compile = uninterrupted(dispatcher.compile)
     # The cache watches the sources of this package and no others.
     if function.__module__.partition(".")[0] == __name__.partition(".")[0]:
         dispatcher._cache = PackageCache(function, options)

@@ -98,5 +98,10 @@ for _function, _instruction in (
 ):
     _define_arithmetic(_function, _instruction)
 
-for _function, _predicate in ((operator.lt, "<"), (operator.gt, ">")):
+for _function, _predicate in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+):
     _define_comparison(_function, _predicate)

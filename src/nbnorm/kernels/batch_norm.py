@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, prange, worker
 from nbnorm.kernels.gradients import apply_block, apply_segment, fold_gradients
-from nbnorm.kernels.moments import place_pivot, settle
+from nbnorm.kernels.moments import place_pivot, place_pivots_of_columns, settle
 from nbnorm.kernels.normalize import fold, normalize_block, normalize_segment
 from nbnorm.kernels.sums import sum_block, sum_plane
 
@@ -85,8 +85,7 @@ def forward_columns(
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
-        for channel in range(first, last):
-            place_pivot(constants, x, channel, shape)
+        place_pivots_of_columns(constants, x, first, last, n, c)
         for attempt in range(2):
             sums[:, first:last] = 0.0
             sum_block(sums, None, x, None, constants, (0, n), (first, last), c, None)
@@ -137,8 +136,8 @@ def backward_planes(
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
+        fold(constants, statistics, parameters, first, last)
         for channel in range(first, last):
-            fold(constants, statistics, parameters, channel, channel + 1)
             sums[0, channel], sums[1, channel] = sum_plane(
                 dy, x, residual, constants, channel, 0, n * s, activation, shape
             )

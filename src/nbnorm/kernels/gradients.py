@@ -14,8 +14,19 @@ multiplication, which cannot be seen, and underflow float32 for standard deviati
 
 from __future__ import annotations
 
+from nbnorm.jit.elementary import narrow
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.jit.simd import fma, lanes, load, misalignment, splat, store_part, store_stream
+from nbnorm.jit.simd import (
+    fma,
+    lanes,
+    load,
+    load_part,
+    misalignment,
+    splat,
+    store_part,
+    store_stream,
+    widen,
+)
 from nbnorm.kernels.layout import (
     DY_SCALE,
     HEAD,
@@ -37,24 +48,30 @@ def fold_gradients(gradients, folded, sums, statistics, parameters, first, last,
     """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
 
     gradients   (2, c) dgamma, dbeta, written
-    folded      (7, c) the last four rows: a, inv_std, b, d - b tail inv_std, written
+    folded      (7, >= c) the last four rows: a, inv_std, b, d - b tail inv_std, written
     sums        (2, >= c) sum(g) and sum(g (x - head))
     statistics  (3, c); parameters (2, c)
     """
-    for channel in range(first, last):
-        inv_std = statistics[2, channel]
-        tail = statistics[0, channel] - folded[HEAD, channel]
-        dbeta = sums[0, channel]
-        dgamma = (sums[1, channel] - tail * dbeta) * inv_std
-        gradients[0, channel] = dgamma
-        gradients[1, channel] = dbeta
-        a = parameters[0, channel] * inv_std
-        b = 0.0 if frozen else -a * dgamma / (m - ddof)
-        d = 0.0 if frozen else -a * dbeta / m
-        folded[DY_SCALE, channel] = a
-        folded[INV_STD, channel] = inv_std
-        folded[XH_SCALE, channel] = b
-        folded[OFFSET, channel] = d - b * (tail * inv_std)
+    width = lanes(sums[0])
+    zero = splat(sums[0], 0.0)
+    values = splat(zero, m)
+    free = splat(zero, m - ddof)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        inv_std = load_part(statistics[2], channel, count, zero)
+        head = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
+        tail = load_part(statistics[0], channel, count, zero) - widen(head)
+        dbeta = load_part(sums[0], channel, count, zero)
+        dgamma = (load_part(sums[1], channel, count, zero) - tail * dbeta) * inv_std
+        a = load_part(parameters[0], channel, count, zero) * inv_std
+        b = zero if frozen else (zero - a) * dgamma / free
+        d = zero if frozen else (zero - a) * dbeta / values
+        store_part(gradients[0], channel, dgamma, count)
+        store_part(gradients[1], channel, dbeta, count)
+        store_part(folded[DY_SCALE], channel, narrow(folded[HEAD], a), count)
+        store_part(folded[INV_STD], channel, narrow(folded[HEAD], inv_std), count)
+        store_part(folded[XH_SCALE], channel, narrow(folded[HEAD], b), count)
+        store_part(folded[OFFSET], channel, narrow(folded[HEAD], d - b * (tail * inv_std)), count)
 
 
 @worker

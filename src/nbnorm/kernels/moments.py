@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import math
 
+from nbnorm.jit.elementary import absolute, narrow
 from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.simd import lanes, load_part, select, splat, store_part, total, widen
 from nbnorm.kernels.layout import HEAD, SHIFT, gather, spread
-from nbnorm.kernels.normalize import fold, inverse_deviation
+from nbnorm.kernels.normalize import fold, inverse_deviation, inverse_deviations
 from nbnorm.kernels.sums import add_slices
 
 # A pivot four standard deviations off is good enough: the squares are then 17 times the variance,
@@ -44,6 +46,35 @@ def place_pivot(folded, x, channel, shape):
 
 
 @inlined
+def lower(a, b):
+    """The lesser of each two lanes."""
+    return select(a < b, a, b)
+
+
+@inlined
+def higher(a, b):
+    """The greater of each two lanes."""
+    return select(a < b, b, a)
+
+
+@inlined
+def place_pivots_of_columns(folded, x, first, last, rows, row_length):
+    """`place_pivot` for the columns first..last-1."""
+    width = lanes(x)
+    zero = splat(x, 0.0)
+    middle_row = rows // 3 * row_length
+    high_row = 2 * rows // 3 * row_length
+    for j in range(first, last, width):
+        count = min(width, last - j)
+        low = load_part(x, j, count, zero)
+        middle = load_part(x, middle_row + j, count, zero)
+        high = load_part(x, high_row + j, count, zero)
+        pivot = higher(lower(low, middle), lower(higher(low, middle), high))
+        finite = absolute(pivot) < splat(x, math.inf)
+        store_part(folded[HEAD], j, select(finite, pivot, zero), count)
+
+
+@inlined
 def exact_moments(x, channel, shape):
     """The mean and sum((x - mean)^2) of a channel in float64, value by value: slow and rare."""
     n, c, s = shape
@@ -67,32 +98,49 @@ def exact_moments(x, channel, shape):
 
 
 @inlined
+def _smallest_square(x, eps, m):
+    """The least sum of m squares that is good."""
+    return SMALLEST_SQUARE * m if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
+
+
+@inlined
 def settle(statistics, folded, sums, x, parameters, first, last, eps, ddof, attempt, shape):
     """Turns S and Q of the channels first..last-1 into their statistics, where they are good.
 
     statistics  (3, c) mean, var, inv_std, written
-    folded      (>= 3, c) the pivot as head, then head, scale and shift, written
+    folded      (>= 3, >= c) the pivot as head, then head, scale and shift, written
     sums        (2, >= c) S and Q about the pivot
     parameters  (2, c) gamma, beta
 
     Returns how many channels are to be summed again, their pivots having moved.
     """
     m = shape[0] * shape[2]
-    smallest = SMALLEST_SQUARE * m if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
-    doubtful = 0
-    for channel in range(first, last):
-        total_s, total_q = sums[0, channel], sums[1, channel]
-        offset = total_s / m
-        m2 = total_q - total_s * offset
-        # Written so that NaN and inf are doubtful too.
-        good = total_s * offset <= PIVOT_TOLERANCE * m2 < math.inf and total_q >= smallest
-        doubtful += 0 if good else 1
-        var = max(m2, 0.0) / (m - ddof)
-        statistics[0, channel] = folded[HEAD, channel] + offset
-        statistics[1, channel] = var
-        statistics[2, channel] = inverse_deviation(var, eps)
+    width = lanes(sums[0])
+    zero = splat(sums[0], 0.0)
+    one = splat(zero, 1.0)
+    smallest = splat(zero, _smallest_square(x, eps, m))
+    doubtful = zero
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        total_s = load_part(sums[0], channel, count, zero)
+        total_q = load_part(sums[1], channel, count, smallest)
+        offset = total_s / splat(zero, m)
+        shifted = total_s * offset
+        m2 = total_q - shifted
+        # Comparisons with NaN fail: it is doubtful, as inf is.
+        good = select(
+            shifted <= splat(zero, PIVOT_TOLERANCE) * m2,
+            select(m2 < splat(zero, math.inf), select(total_q >= smallest, one, zero), zero),
+            zero,
+        )
+        doubtful = doubtful + (one - good)
+        pivot = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
+        var = select(m2 > zero, m2, zero) / splat(zero, m - ddof)
+        store_part(statistics[0], channel, widen(pivot) + offset, count)
+        store_part(statistics[1], channel, var, count)
+        store_part(statistics[2], channel, inverse_deviations(var, splat(zero, eps)), count)
     moved = 0
-    if doubtful > 0:
+    if total(doubtful) > 0.0:
         moved = _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape)
     fold(folded, statistics, parameters, first, last)
     return moved
@@ -102,7 +150,7 @@ def settle(statistics, folded, sums, x, parameters, first, last, eps, ddof, atte
 def _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape):
     """The channels that `settle` found doubtful: a pivot to be moved, or summed exactly."""
     m = shape[0] * shape[2]
-    smallest = SMALLEST_SQUARE * m if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
+    smallest = _smallest_square(x, eps, m)
     moved = 0
     for channel in range(first, last):
         total_s, total_q = sums[0, channel], sums[1, channel]
@@ -125,8 +173,12 @@ def _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape):
 @worker
 def place_pivots(constants, folded, x, spans, shape):
     """A first pivot for every channel, before its slices are summed."""
-    for channel in range(shape[1]):
-        place_pivot(folded, x, channel, shape)
+    n, c, s = shape
+    if s == 1:
+        place_pivots_of_columns(folded, x, 0, c, n, c)
+    else:
+        for channel in range(c):
+            place_pivot(folded, x, channel, shape)
     spread(constants, folded, HEAD, HEAD + 1, spans)
 
 
@@ -147,11 +199,8 @@ def settle_slices(
 def begin_sums(sums, pivots, x, rows, columns, row_length):
     """A pivot for each of the columns (first, last), from the rows (first, last); sums of 0."""
     block = x[rows[0] * row_length :]
-    shape = (rows[1] - rows[0], row_length, 1)
-    for j in range(columns[0], columns[1]):
-        place_pivot(pivots, block, j, shape)
-        sums[0, j] = 0.0
-        sums[1, j] = 0.0
+    place_pivots_of_columns(pivots, block, columns[0], columns[1], rows[1] - rows[0], row_length)
+    sums[:, columns[0] : columns[1]] = 0.0
 
 
 @inlined

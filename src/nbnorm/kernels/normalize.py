@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import math
 
+from nbnorm.jit.elementary import narrow, square_root
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import (
     fma,
     lanes,
     load_part,
     misalignment,
+    select,
     splat,
     store_part,
     store_stream,
+    widen,
 )
 from nbnorm.kernels.activations import activate
 from nbnorm.kernels.layout import HEAD, SCALE, SHIFT, spread, written_rows
@@ -35,28 +38,51 @@ def inverse_deviation(var, eps):
 
 
 @inlined
+def inverse_deviations(var, eps):
+    """`inverse_deviation` of vectors."""
+    zero = splat(var, 0.0)
+    root = square_root(var + eps)
+    return select(root > zero, splat(var, 1.0) / root, root * zero)  # NaN stays NaN
+
+
+# Per activation, channels are as many as a sample has values: worked out one by one, their
+# statistics and constants took a quarter of the forward's time.
+
+
+@inlined
 def fold(folded, statistics, parameters, first, last):
     """Writes head, scale and shift of the channels first..last-1 to `folded`."""
-    for channel in range(first, last):
-        mean = statistics[0, channel]
-        folded[HEAD, channel] = mean
-        tail = mean - folded[HEAD, channel]
-        scale = parameters[0, channel] * statistics[2, channel]
-        folded[SCALE, channel] = scale
-        folded[SHIFT, channel] = parameters[1, channel] - tail * scale
+    width = lanes(statistics[0])
+    zero = splat(statistics[0], 0.0)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        mean = load_part(statistics[0], channel, count, zero)
+        head = narrow(folded[HEAD], mean)
+        gamma = load_part(parameters[0], channel, count, zero)
+        beta = load_part(parameters[1], channel, count, zero)
+        scale = gamma * load_part(statistics[2], channel, count, zero)
+        shift = beta - (mean - widen(head)) * scale
+        store_part(folded[HEAD], channel, head, count)
+        store_part(folded[SCALE], channel, narrow(folded[HEAD], scale), count)
+        store_part(folded[SHIFT], channel, narrow(folded[HEAD], shift), count)
 
 
 @worker
 def fold_given(constants, folded, statistics, parameters, eps, spans):
     """inv_std and constants of all channels from a mean and variance that were given.
 
-    constants   (>= 3, stride), folded (>= 3, c): head, scale and shift, written
+    constants   (>= 3, stride), folded (>= 3, >= c): head, scale and shift, written
     statistics  (3, c): mean and var; inv_std, written
     parameters  (2, c): gamma, beta
     """
     c = statistics.shape[1]
-    for channel in range(c):
-        statistics[2, channel] = inverse_deviation(statistics[1, channel], eps)
+    width = lanes(statistics[0])
+    zero = splat(statistics[0], 0.0)
+    for channel in range(0, c, width):
+        count = min(width, c - channel)
+        var = load_part(statistics[1], channel, count, zero)
+        inv_std = inverse_deviations(var, splat(zero, eps))
+        store_part(statistics[2], channel, inv_std, count)
     fold(folded, statistics, parameters, 0, c)
     spread(constants, folded, HEAD, SHIFT + 1, spans)
 
