@@ -37,7 +37,7 @@ test-cpus: .venv/installed-test
 	done
 
 soak: .venv/installed-test .venv/installed-demo
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0
 
 lint: .venv/installed-test
 	$(BIN)/ruff check

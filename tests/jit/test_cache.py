@@ -303,6 +303,17 @@ def test_a_damaged_entry_is_compiled_again(damage, used):
     assert used.run()["compiled"] == 0
 
 
+def test_an_entry_under_the_name_of_another_is_compiled_again(used):
+    entries = used.entries()
+    contents = [entry.read_bytes() for entry in entries]
+    assert len(entries) > 1
+    for entry, content in zip(entries, contents[1:] + contents[:1], strict=True):
+        entry.write_bytes(content)
+    record = used.run()
+    assert record["compiled"] > 0
+    assert (record["y"], record["warnings"]) == (RESULT, [])
+
+
 def test_an_entry_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "entry.bin"
     cache._replace(path, b"first")
