@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from numba.core import config
 
-from nbnorm.kernels import sum_columns, sum_columns_parallel, sum_planes, sum_planes_parallel
+from nbnorm.kernels import (
+    add_columns,
+    add_columns_parallel,
+    sum_columns,
+    sum_columns_parallel,
+    sum_planes,
+    sum_planes_parallel,
+)
 from tests.kernels.views import DTYPES, SLOPES, VARIANTS, Drawn, Variant, columns, integers
 
 both_types = pytest.mark.parametrize("dtype", DTYPES)
@@ -126,3 +133,21 @@ def test_float32_sums_do_not_drift(kernel):
             0, 1, sums=sums, constants=seen.spread(constants), height=m, row_length=1, **given
         )
     np.testing.assert_allclose(sums[0, 0, 0], m * np.float64(np.float32(0.1)), rtol=1e-6)
+
+
+@both_types
+@pytest.mark.parametrize("kernel", [add_columns, add_columns_parallel])
+@pytest.mark.parametrize(
+    ("rows", "row_length", "rest", "height"),
+    [(1, 1, 0, 1), (5, 3, 2, 2), (40, 70, 69, 17), (33, 64, 0, 256), (100, 200, 130, 16)],
+)
+def test_columns_alone_are_added_in_float64(rows, row_length, rest, height, kernel, dtype, rng):
+    x = (rng.integers(-9, 10, rows * row_length + rest) + 2.0**20).astype(dtype)
+    tiles = -(-rows // height)
+    sums = np.full((tiles, row_length), np.nan)
+    span = (0, tiles) if kernel is add_columns else (tiles,)
+    kernel(*span, sums, x, height, row_length)
+    table = x[: rows * row_length].reshape(rows, row_length).astype(np.float64)
+    wanted = [table[tile * height : (tile + 1) * height].sum(axis=0) for tile in range(tiles)]
+    wanted[-1][:rest] += x[rows * row_length :]
+    np.testing.assert_array_equal(sums, wanted)

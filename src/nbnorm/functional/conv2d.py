@@ -10,7 +10,8 @@ import numpy as np
 from nbnorm import checks
 from nbnorm.checks import Array
 from nbnorm.functional import algorithms
-from nbnorm.functional.gradients import channel_sums, check_places
+from nbnorm.functional.execution import channel_sums
+from nbnorm.functional.gradients import check_places
 from nbnorm.functional.images import images_for, images_of, returned
 from nbnorm.functional.product import shift_by
 from nbnorm.functional.scratch import empty

@@ -10,7 +10,8 @@ import numpy as np
 
 from nbnorm import checks
 from nbnorm.checks import Array
-from nbnorm.functional.gradients import channel_sums, destinations
+from nbnorm.functional.execution import channel_sums
+from nbnorm.functional.gradients import destinations
 from nbnorm.functional.product import Matrix, matrix, multiply, shift_by
 from nbnorm.functional.scratch import empty
 

@@ -36,6 +36,7 @@ from nbnorm.functional.execution import (
     apply_statistics,
     cast,
     channel_parameters,
+    channel_sums,
     normalize_summed,
 )
 from nbnorm.functional.fusion import (
@@ -45,7 +46,6 @@ from nbnorm.functional.fusion import (
     check_gradients,
     check_options,
 )
-from nbnorm.functional.gradients import channel_sums
 from nbnorm.functional.layout import layout_of, run_of
 from nbnorm.functional.parameters import check_statistics
 from nbnorm.functional.product import given_constants, matrix, multiply, shift_by, sums_for

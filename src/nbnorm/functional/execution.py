@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nbnorm.functional.layout import Layout, flat, in_place, like
+from nbnorm.functional.layout import Layout, flat, in_place, layout_of, like
 from nbnorm.functional.plan import Plan, elementwise_plan, training_plan, whole_vectors
 from nbnorm.functional.scratch import ALIGNMENT, address, scratch
 from nbnorm.jit.threads import run
@@ -210,6 +210,25 @@ def channel_statistics(x: Array, shape: Shape) -> Array:
         parameters = channel_parameters(None, None, shape[1])
         _settle(plan, shape, statistics, constants, folded, x, parameters, 0.0, 0)
     return statistics
+
+
+def channel_sums(dz: Array) -> Array:
+    """The sum of each channel, the last axis, in float64."""
+    layout = layout_of(dz.shape, dz.strides, (dz.ndim - 1,))
+    n, c, s = layout.shape
+    x = flat(dz, layout)
+    if x.size == 0:
+        return np.zeros(c)
+    if s > 1:
+        return x.reshape(n, c, s).sum(axis=2, dtype=np.float64).sum(axis=0)
+    plan = elementwise_plan((n, c, 1), x.itemsize)
+    slices = scratch.take("sums", (plan.tiles, plan.row_length), np.float64)
+    run(
+        sums.add_columns, sums.add_columns_parallel, plan.tiles, plan.parallel, slices, x,
+        plan.width, plan.row_length,
+    )  # fmt: skip
+    # Along rows NumPy adds by halves.
+    return np.ascontiguousarray(slices.reshape(-1, c).T).sum(axis=1)
 
 
 class Summed(NamedTuple):

@@ -1,8 +1,7 @@
-"""What backwards have in common: the arrays they write to, and the gradient of a bias."""
+"""The arrays that backwards write to."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -66,22 +65,3 @@ def check_places(
             allowed = over.get(name, ())
             checks.writable(function, f"out.{name}", place, shape, dtype, taken, over=allowed)
             taken[f"out.{name}"] = place
-
-
-def channel_sums(dz: Array) -> Array:
-    """The sum of each channel, the last axis, in float64.
-
-    In float32, a sum down a column loses a digit every ten-thousand rows or so. In float64 no wider
-    type helps: axis by axis, and rows by blocks, no sum has more terms than the root of all.
-    """
-    if dz.dtype != np.float64:
-        return dz.sum(axis=tuple(range(dz.ndim - 1)), dtype=np.float64)
-    while dz.ndim > 2:
-        dz = dz.sum(axis=-2)
-    rows = np.atleast_2d(dz)
-    n, k = rows.shape
-    size = max(1, math.isqrt(n))
-    whole = n // size * size
-    return rows[:whole].reshape(n // size, size, k).sum(axis=1).sum(axis=0) + rows[whole:].sum(
-        axis=0
-    )

@@ -45,9 +45,11 @@ FEW_CHANNELS = 8
 BALANCED_TILES = 8
 
 # The sums of a slice are as long as a row; more slices than these would cost more to add up than
-# the balance of tiles is worth.
+# the balance of tiles is worth, unless they have this many rows. In longer ones float64 sums lose
+# digits: those of (3,000,000, 16) were 4.0e-15 off rather than 4.2e-16, in the same time.
 MOST_SLICES = 64
 SHORTEST_SLICE = 1 << 14
+MOST_ROWS = 256
 MIN_ROWS = 16
 
 # Up to so many contiguous values with a norm of their own are transposed first: with 48, a value
@@ -223,7 +225,7 @@ def _sliced_columns(shape: tuple[int, int, int], itemsize: int, arrays: int) -> 
     rows = n // copies
     wanted = max(1, rows * row_length * itemsize // TILE_BYTES)
     wanted = min(MOST_SLICES, -(-wanted // BALANCED_TILES) * BALANCED_TILES)
-    height = max(MIN_ROWS, -(-rows // wanted))
+    height = min(MOST_ROWS, max(MIN_ROWS, -(-rows // wanted)))
     tiles = max(1, -(-rows // height))
     return Plan(
         columns=True,

@@ -11,6 +11,7 @@ and the array of constants.
 `forward_planes`, `forward_columns`         batch norm of training, all in one
 `backward_planes`, `backward_columns`       its gradients, all in one
 `sum_planes`, `sum_columns`                 the sums of forward and backward alone, in slices
+`add_columns`                               the sums of columns alone: the gradient of a bias
 `place_pivots`, `settle_slices`             what comes before and after those sums, forward
 `fold_statistics`, `fold_gradient_slices`   the same, backward
 `fold_given`                                constants from given statistics
@@ -169,6 +170,8 @@ _NAMES = {
         "multiply_parallel",
     ],
     ("sums", ""): [
+        "add_columns",
+        "add_columns_parallel",
         "sum_columns",
         "sum_columns_parallel",
         "sum_planes",

@@ -70,6 +70,8 @@ from nbnorm.kernels.product import (
     multiply_parallel,
 )
 from nbnorm.kernels.sums import (
+    add_columns,
+    add_columns_parallel,
     sum_columns,
     sum_columns_parallel,
     sum_planes,
@@ -83,6 +85,8 @@ __all__ = [
     "Mish",
     "ReLU",
     "SiLU",
+    "add_columns",
+    "add_columns_parallel",
     "add_parts",
     "add_products",
     "add_products_parallel",

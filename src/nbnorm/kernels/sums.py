@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import (
+    accumulate,
     accumulate_part,
     fma,
     lanes,
+    load,
     load_part,
     prefetch,
     splat,
@@ -203,9 +205,61 @@ def sum_columns_parallel(tiles, sums, dy, x, residual, constants, activation, he
 
 
 @inlined
+def _add_down(sums, x, top, bottom, columns, row_length):
+    """Adds the columns 0..columns-1 of a few rows to `sums`."""
+    width = lanes(x)
+    zero = splat(x, 0.0)
+    whole = columns - columns % width
+    for j in range(0, whole, width):
+        totals = widen(zero)
+        for row in range(top, bottom):
+            totals = totals + widen(load(x, row * row_length + j))
+        accumulate(sums, j, totals)
+    if whole < columns:
+        totals = widen(zero)
+        for row in range(top, bottom):
+            part = load_part(x, row * row_length + whole, columns - whole, zero)
+            totals = totals + widen(part)
+        accumulate_part(sums, whole, totals, columns - whole)
+
+
+@worker
+def add_columns(lo, hi, sums, x, height, row_length):
+    """The sum of each column alone, all in float64: the gradient of a bias.
+
+    lo, hi      tiles: tile t is the rows t height to (t + 1) height - 1
+    sums        (tiles, row_length) float64, written
+    x           flat; the last row may be cut short
+    """
+    rows = x.size // row_length
+    rest = x.size - rows * row_length
+    for tile in range(lo, hi):
+        sums[tile] = 0.0
+        bottom = min((tile + 1) * height, rows)
+        for top in range(tile * height, bottom, SUMMED_ROWS):
+            _add_down(sums[tile], x, top, min(top + SUMMED_ROWS, bottom), row_length, row_length)
+        if bottom == rows and rest > 0:
+            _add_down(sums[tile], x, rows, rows + 1, rest, row_length)
+
+
+@driver
+def add_columns_parallel(tiles, sums, x, height, row_length):
+    """`add_columns` over all tiles."""
+    for tile in prange(tiles):
+        add_columns(tile, tile + 1, sums, x, height, row_length)
+
+
+@inlined
 def add_slices(sums):
-    """Adds all slices, in order, to the first."""
-    for slice_ in range(1, sums.shape[0]):
-        for i in range(2):
-            for j in range(sums.shape[2]):
-                sums[0, i, j] += sums[slice_, i, j]
+    """Adds all slices to the first, by halves: the error grows with the logarithm of their number.
+
+    The other slices are spoilt.
+    """
+    left = sums.shape[0]
+    while left > 1:
+        half = (left + 1) // 2
+        for slice_ in range(half, left):
+            for i in range(2):
+                for j in range(sums.shape[2]):
+                    sums[slice_ - half, i, j] += sums[slice_, i, j]
+        left = half
