@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pkgutil
 import statistics
 import time
 from pathlib import Path
@@ -124,6 +125,18 @@ for thread in threads:
 assert not errors, errors
 """
     python("-c", code)
+
+
+@pytest.mark.parametrize("package", [nbnorm, nbnorm.kernels], ids=lambda package: package.__name__)
+def test_type_checkers_see_the_names_that_there_are(package):
+    seen = {}
+    for node in ast.parse(Path(package.__file__).with_suffix(".pyi").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                seen[alias.asname or alias.name] = f"{node.module}:{alias.name}"
+    assert set(package.__all__) <= set(seen)
+    for name in package.__all__:
+        assert getattr(package, name) is pkgutil.resolve_name(seen[name])
 
 
 def test_modules_import_nothing_by_a_lazy_name():

@@ -1,4 +1,4 @@
-"""Tiles of the multiply, panels and transposed squares: exact on small integers."""
+"""Tiles of the multiply, and panels: exact on small integers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from nbnorm.jit.options import worker
 from nbnorm.kernels import microkernel
 from nbnorm.kernels.microkernel import (
     TILE_ROWS,
@@ -15,7 +14,6 @@ from nbnorm.kernels.microkernel import (
     multiply_tile,
     padded_width,
     register_lanes,
-    transpose_tile,
     widest_panel,
 )
 from tests.kernels.views import DTYPES, integers_in, panel_widths
@@ -142,32 +140,6 @@ def test_panels_waste_less_than_a_register(dtype):
         assert sum(widths) - columns < lanes
 
 
-@worker
-def transposed(to, to_at, to_step, source, at, step, rows, columns, stored):
-    transpose_tile(to, to_at, to_step, source, at, step, rows, columns, stored)
-
-
-@each_type
-@pytest.mark.parametrize(("to_gap", "gap"), [(0, 0), (1, 5)])
-def test_a_square_is_transposed_as_far_as_it_goes(to_gap, gap, dtype):
-    lanes = lanes_of(dtype)
-    for rows, columns, more in itertools.product(
-        (0, 1, lanes - 1, lanes, lanes + 4), (1, lanes // 2, lanes, lanes + 9), (0, 1, 100)
-    ):
-        high, wide = min(rows, lanes), min(columns, lanes)
-        stored = min(rows + more, lanes)
-        step, to_step = wide + gap, stored + to_gap
-        source = integers_in((high, step), dtype, most=2**20)
-        flat = source.reshape(-1)[: max(0, source.size - gap)]
-        wanted = np.full((wide, to_step), np.nan, dtype)
-        wanted[:, :stored] = 0
-        wanted[:, :high] = source[:, :wide].T
-        buffer = np.full(wide * to_step + 4, np.nan, dtype)
-        transposed(buffer, 2, to_step, flat, 0, step, rows, columns, rows + more)
-        np.testing.assert_array_equal(buffer[2:-2], wanted.reshape(-1))
-        assert np.isnan(buffer[[0, 1, -2, -1]]).all()
-
-
 # --- twins ------------------------------------------------------------------------------------
 
 
@@ -189,19 +161,3 @@ def test_the_multiply_s_twin_raises_beyond_an_array(dtype):
     ):  # fmt: skip
         with pytest.raises(IndexError):
             microkernel._multiply(1, **arguments | change)
-
-
-@each_type
-def test_the_transpose_s_twin_raises_beyond_an_array(dtype):
-    arguments = {  # two by two: what the narrowest registers hold
-        "to": np.ones(4, dtype), "to_at": 0, "to_step": 2, "source": np.ones(4, dtype), "at": 0,
-        "step": 2, "rows": 2, "columns": 2, "stored": 2,
-    }  # fmt: skip
-    microkernel._transpose(**arguments)
-    for change in (
-        {"to_at": 1}, {"to_at": -1}, {"to_step": 3}, {"at": 1}, {"at": -1}, {"step": 3},
-        {"source": np.ones(2, dtype)}, {"source": np.ones(3, dtype)}, {"to": np.ones(2, dtype)},
-        {"to": np.ones(3, dtype)},
-    ):  # fmt: skip
-        with pytest.raises(IndexError):
-            microkernel._transpose(**arguments | change)

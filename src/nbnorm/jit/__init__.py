@@ -1,4 +1,4 @@
-"""What makes compiled code possible: compiler options, the cache, vectors, threads.
+"""What makes compiled code possible: options, cache, signals, vectors, threads.
 
 The only package that knows Numba's options and the only one that reads environment variables.
 """

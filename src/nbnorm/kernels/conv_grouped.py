@@ -13,8 +13,9 @@ from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import accumulate, fma, lanes, load_part, splat, store_part
 from nbnorm.kernels.conv_direct import finish
 from nbnorm.kernels.images import band_count, find_band, place_of, write_pixels
-from nbnorm.kernels.microkernel import lanes_of_register, pick
+from nbnorm.kernels.microkernel import lanes_of_register
 from nbnorm.kernels.packing import transpose
+from nbnorm.kernels.shuffles import pick
 
 # Places worked out together: as many sums in registers, and each weight is loaded once for all.
 PLACES = 4

@@ -19,7 +19,7 @@ from nbnorm.jit.elementary import absolute, narrow
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.simd import lanes, load_part, select, splat, store_part, total, widen
 from nbnorm.kernels.layout import HEAD, SHIFT, gather, spread
-from nbnorm.kernels.normalize import fold, inverse_deviation, inverse_deviations
+from nbnorm.kernels.normalize import fold, invert_deviations
 from nbnorm.kernels.sums import add_slices
 
 # A pivot four standard deviations off is good enough: the squares are then 17 times the variance,
@@ -46,13 +46,13 @@ def place_pivot(folded, x, channel, shape):
 
 
 @inlined
-def lower(a, b):
+def _lower(a, b):
     """The lesser of each two lanes."""
     return select(a < b, a, b)
 
 
 @inlined
-def higher(a, b):
+def _higher(a, b):
     """The greater of each two lanes."""
     return select(a < b, b, a)
 
@@ -69,7 +69,7 @@ def place_pivots_of_columns(folded, x, first, last, rows, row_length):
         low = load_part(x, j, count, zero)
         middle = load_part(x, middle_row + j, count, zero)
         high = load_part(x, high_row + j, count, zero)
-        pivot = higher(lower(low, middle), lower(higher(low, middle), high))
+        pivot = _higher(_lower(low, middle), _lower(_higher(low, middle), high))
         finite = absolute(pivot) < splat(x, math.inf)
         store_part(folded[HEAD], j, select(finite, pivot, zero), count)
 
@@ -138,10 +138,10 @@ def settle(statistics, folded, sums, x, parameters, first, last, eps, ddof, atte
         var = select(m2 > zero, m2, zero) / splat(zero, m - ddof)
         store_part(statistics[0], channel, widen(pivot) + offset, count)
         store_part(statistics[1], channel, var, count)
-        store_part(statistics[2], channel, inverse_deviations(var, splat(zero, eps)), count)
     moved = 0
     if total(doubtful) > 0.0:
         moved = _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape)
+    invert_deviations(statistics, first, last, eps)
     fold(folded, statistics, parameters, first, last)
     return moved
 
@@ -166,7 +166,6 @@ def _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape):
         var = max(m2, 0.0) / (m - ddof)
         statistics[0, channel] = mean
         statistics[1, channel] = var
-        statistics[2, channel] = inverse_deviation(var, eps)
     return moved
 
 

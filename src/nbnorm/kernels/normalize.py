@@ -12,8 +12,6 @@ One subtraction, one fma, in a loop that waits for memory; a constant channel is
 
 from __future__ import annotations
 
-import math
-
 from nbnorm.jit.elementary import narrow, square_root
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import (
@@ -30,23 +28,21 @@ from nbnorm.jit.simd import (
 from nbnorm.kernels.activations import activate
 from nbnorm.kernels.layout import HEAD, SCALE, SHIFT, spread, written_rows
 
-
-@inlined
-def inverse_deviation(var, eps):
-    """1 / sqrt(var + eps), and 0 where a channel does not vary and eps is 0."""
-    return 1.0 / math.sqrt(var + eps) if var + eps != 0.0 else 0.0
-
-
-@inlined
-def inverse_deviations(var, eps):
-    """`inverse_deviation` of vectors."""
-    zero = splat(var, 0.0)
-    root = square_root(var + eps)
-    return select(root > zero, splat(var, 1.0) / root, root * zero)  # NaN stays NaN
-
-
 # Per activation, channels are as many as a sample has values: worked out one by one, their
 # statistics and constants took a quarter of the forward's time.
+
+
+@inlined
+def invert_deviations(statistics, first, last, eps):
+    """1 / sqrt(var + eps) of the channels first..last-1; 0 where nothing varies and eps is 0."""
+    width = lanes(statistics[0])
+    zero = splat(statistics[0], 0.0)
+    one = splat(zero, 1.0)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        root = square_root(load_part(statistics[1], channel, count, zero) + splat(zero, eps))
+        inv_std = select(root > zero, one / root, root * zero)  # NaN stays NaN
+        store_part(statistics[2], channel, inv_std, count)
 
 
 @inlined
@@ -76,13 +72,7 @@ def fold_given(constants, folded, statistics, parameters, eps, spans):
     parameters  (2, c): gamma, beta
     """
     c = statistics.shape[1]
-    width = lanes(statistics[0])
-    zero = splat(statistics[0], 0.0)
-    for channel in range(0, c, width):
-        count = min(width, c - channel)
-        var = load_part(statistics[1], channel, count, zero)
-        inv_std = inverse_deviations(var, splat(zero, eps))
-        store_part(statistics[2], channel, inv_std, count)
+    invert_deviations(statistics, 0, c, eps)
     fold(folded, statistics, parameters, 0, c)
     spread(constants, folded, HEAD, SHIFT + 1, spans)
 

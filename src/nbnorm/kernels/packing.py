@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nbnorm.jit.options import inlined
 from nbnorm.jit.simd import lanes, load_part, splat, store, store_part
-from nbnorm.kernels.microkernel import lanes_of_register, panel_width, transpose_tile
+from nbnorm.kernels.microkernel import lanes_of_register, panel_width
+from nbnorm.kernels.shuffles import transpose_tile
 
 
 @inlined

@@ -12,7 +12,7 @@ they lie along the depth, and packed otherwise. Then, with the block still in th
 - the sums of each column that batch norm needs in training (`sums`).
 
 Products that are deep and small (weight gradients) are cut along their depth too; each slice then
-has a c of its own, and `add_slices` adds them in order.
+has a c of its own, and `add_products` adds them in order.
 """
 
 from __future__ import annotations
