@@ -108,11 +108,12 @@ def _kernels(call: Run) -> Run:
 
 @contextmanager
 def _replaced(old: object, new: object) -> Iterator[None]:
-    """Another object in place of one that modules of nbnorm.functional have imported as `run`."""
+    """Another object in place of one that modules of nbnorm have imported as `run`."""
     modules = [
         module
         for name, module in list(sys.modules.items())
-        if name.startswith("nbnorm.functional.") and getattr(module, "run", None) is old
+        if name.startswith(("nbnorm.functional.", "nbnorm.launch."))
+        and getattr(module, "run", None) is old
     ]
     for module in modules:
         module.run = new

@@ -38,7 +38,7 @@ def step(n):
 
 step({small})
 gc.collect()
-nbnorm.functional.scratch.recycled.clear()
+nbnorm.launch.scratch.recycled.clear()
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 step({shape}[0])

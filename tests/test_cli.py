@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nbnorm import cli, reference
-from nbnorm.functional.plan import training_plan
 from nbnorm.jit import cache, options, target, threads
+from nbnorm.launch.plan import training_plan
 from tests.jit.processes import python
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.functional.cross_iteration_batch_norm import batch_statistics, merge_statistics
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 PIXELS = 5
 

@@ -14,15 +14,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 import nbnorm
 from nbnorm.jit import cache, options, target, threads
-
-Array: TypeAlias = NDArray[Any]
+from nbnorm.typing import Array
 
 _NOTHING_COMPILED = "NUMBA_DISABLE_JIT=1: nothing is compiled, and every kernel runs as slow Python"
 
@@ -134,7 +132,7 @@ class Warming(NamedTuple):
     axis: int
 
 
-# One for each kind of plan, large enough for threads: see functional/plan.py.
+# One for each kind of plan, large enough for threads: see launch/plan.py.
 WARMING = (
     Warming("channels-first, large", (32, 64, 56, 56), 1),
     Warming("channels-first, small", (16, 64, 28, 28), 1),
@@ -153,8 +151,8 @@ class WarmingLayer(NamedTuple):
     options: dict[str, Any]
 
 
-# One for each algorithm, large enough for threads: see functional/algorithms.py. The second dense
-# layer has so few rows that inference multiplies by its weights as they lie.
+# One for each algorithm, large enough for threads: see launch/conv2d/algorithms.py. The second
+# dense layer has so few rows that inference multiplies by its weights as they lie.
 WARMING_LAYERS = (
     WarmingLayer("dense", (1024, 128), nbnorm.DenseBatchNorm, (128, 128), {}),
     WarmingLayer("dense, few rows", (4, 1024), nbnorm.DenseBatchNorm, (1024, 512), {}),

@@ -17,7 +17,7 @@ SECONDS = 900  # no run of asv takes longer, compiling included
 
 # The kernel under `track_inference_over_copy`, a part of that under `track_forward_over_copy`, and
 # none under `track_backward_over_add`.
-KERNEL = "src/nbnorm/kernels/normalize.py"
+KERNEL = "src/nbnorm/kernels/batch_norm/normalize.py"
 FUNCTION = "def normalize_planes("
 BODY = "    n, c, s = shape\n"
 END = "\n\n\n@driver"

@@ -27,7 +27,7 @@ def test_kernels_without_their_function_do_its_work(layout, direction):
 
 
 def test_recording_kernels_leaves_nothing_behind():
-    from nbnorm.functional import execution
+    from nbnorm.launch import batch_norm as execution
 
     kernels_of(batch_norm.function_calls(batch_norm.arrays(*SMALL)))
     assert execution.run is threads.run

@@ -6,7 +6,7 @@ from typing import Any
 
 from nbnorm.jit.options import worker
 from nbnorm.jit.simd import lanes, load, store
-from nbnorm.kernels import normalize
+from nbnorm.kernels.batch_norm import normalize
 
 NAMES = ("tail", "head")
 

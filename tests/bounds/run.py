@@ -21,17 +21,13 @@ from typing import Any
 import numpy as np
 
 import nbnorm
-from nbnorm.functional import (
-    conv_direct,
-    conv_winograd,
-    dense_by_covariance,
-    penalties,
-    plan,
-    product,
-    scratch,
-    windows,
-)
+from nbnorm.functional import penalties
 from nbnorm.jit import threads
+from nbnorm.launch import dense_by_covariance, plan, scratch
+from nbnorm.launch import gemm as product
+from nbnorm.launch.conv2d import direct as conv_direct
+from nbnorm.launch.conv2d import tiling as windows
+from nbnorm.launch.conv2d import winograd as conv_winograd
 from tests.bounds import broken, guarded
 from tests.bounds.drawing import Drawing
 from tests.bounds.families import FAMILIES

@@ -22,8 +22,8 @@ from nbnorm import (
     reference,
 )
 from nbnorm.jit import threads
-from tests import strategies
-from tests.batch_norm_cases import (
+from tests.cases import strategies
+from tests.cases.batch_norm import (
     ACTIVATIONS,
     BOUND,
     DTYPES,
@@ -49,7 +49,7 @@ from tests.batch_norm_cases import (
     scales,
     sited_cases,
 )
-from tests.finite_differences import STEP, assert_gradient
+from tests.cases.finite_differences import STEP, assert_gradient
 
 AXES = [1, -1, 0, (1, 2, 3), (1, 3), (0, 2)]
 PRODUCT = [

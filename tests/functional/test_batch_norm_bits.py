@@ -12,10 +12,10 @@ import pytest
 from numba.core import config
 
 from nbnorm import BatchNormGradients, batch_norm_backward, batch_norm_forward, batch_norm_inference
-from nbnorm.functional import execution
-from nbnorm.functional.scratch import Scratch
 from nbnorm.jit import threads
-from tests.batch_norm_cases import (
+from nbnorm.launch import batch_norm as execution
+from nbnorm.launch.scratch import Scratch
+from tests.cases.batch_norm import (
     ONE_OF_EACH_KIND,
     ONE_PARALLEL_OF_EACH_KIND,
     Plans,
@@ -41,7 +41,7 @@ statistics_of_both_kinds = pytest.mark.parametrize("statistics", ["of the batch"
 DIGESTS = """
 import sys
 import numba, numpy as np
-from tests.batch_norm_cases import ONE_PARALLEL_OF_EACH_KIND, allocated, digest, draw
+from tests.cases.batch_norm import ONE_PARALLEL_OF_EACH_KIND, allocated, digest, draw
 for count in map(int, sys.argv[1:]):
     numba.set_num_threads(count)
     for kind, case in ONE_PARALLEL_OF_EACH_KIND.items():

@@ -9,7 +9,7 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_forward
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 N, C, K, H, W, R, S = 2, 4, 8, 7, 9, 3, 2
 OPTIONS = [

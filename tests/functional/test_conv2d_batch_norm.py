@@ -19,8 +19,8 @@ from nbnorm import (
     fold_batch_norm,
     reference,
 )
-from tests.finite_differences import assert_gradient
-from tests.product_batch_norm_cases import (
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.product_batch_norm import (
     ONE_OF_EACH_TYPE,
     VARIANTS,
     Product,

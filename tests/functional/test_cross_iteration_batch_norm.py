@@ -13,7 +13,7 @@ from nbnorm.functional.cross_iteration_batch_norm import (
     cross_iteration_batch_norm_forward,
     merge_statistics,
 )
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 SHAPES_AND_AXES = [
     ((7, 3), 1),

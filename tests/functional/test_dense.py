@@ -7,7 +7,7 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.functional.dense import DenseGradients, dense_backward, dense_forward
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 SHAPES = [(5, 3), (2, 4, 3), (3,), (1, 3), (0, 3)]
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14}

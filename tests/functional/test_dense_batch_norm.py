@@ -18,7 +18,7 @@ from nbnorm import (
     fold_batch_norm,
     reference,
 )
-from tests.dense_batch_norm_cases import (
+from tests.cases.dense_batch_norm import (
     BOUND,
     DENSE,
     allocated,
@@ -26,8 +26,8 @@ from tests.dense_batch_norm_cases import (
     draw_dense,
     run,
 )
-from tests.finite_differences import assert_gradient
-from tests.product_batch_norm_cases import (
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.product_batch_norm import (
     ONE_OF_EACH_TYPE,
     VARIANTS,
     Variant,

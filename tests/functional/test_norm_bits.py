@@ -11,10 +11,10 @@ import pytest
 from numba.core import config
 
 from nbnorm import l1_penalty, l2_penalty
-from nbnorm.functional.plan import norm_plan
 from nbnorm.jit import threads
-from tests.batch_norm_cases import assert_same_bits
-from tests.norm_cases import FUNCTIONS, draw, results
+from nbnorm.launch.plan import norm_plan
+from tests.cases.batch_norm import assert_same_bits
+from tests.cases.norms import FUNCTIONS, draw, results
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def of_shape(shape):
 DIGESTS = """
 import sys
 import numba
-from tests.batch_norm_cases import digest
+from tests.cases.batch_norm import digest
 from tests.functional.test_norm_bits import SHAPES, of_shape
 for count in map(int, sys.argv[1:]):
     numba.set_num_threads(count)

@@ -9,7 +9,7 @@ import pytest
 
 import nbnorm
 from nbnorm import l1_normalize_backward, l1_normalize_forward, l2_normalize_forward
-from tests.norm_cases import FUNCTIONS
+from tests.cases.norms import FUNCTIONS
 
 X = np.ones((4, 3, 5), np.float32)
 AXIS = "an int or a tuple of different ints from -3 to 2"

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from numba.core import config
 
 from nbnorm import l1_normalize_backward, l1_normalize_forward, l2_normalize_forward
-from nbnorm.functional import norms, plan
-from nbnorm.functional.scratch import Scratch
-from tests.batch_norm_cases import LAYOUTS, assert_same_bits, poisoned, surrounded
-from tests.finite_differences import assert_gradient
-from tests.norm_cases import (
+from nbnorm.functional import norms
+from nbnorm.launch import plan
+from nbnorm.launch.scratch import Scratch
+from tests.cases.batch_norm import LAYOUTS, assert_same_bits, poisoned, surrounded
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.norms import (
     FUNCTIONS,
     KINDS,
     assert_within_bounds,
@@ -23,7 +24,7 @@ from tests.norm_cases import (
     results,
     summed_axes,
 )
-from tests.strategies import arranged, arrangements
+from tests.cases.strategies import arranged, arrangements
 
 each_order = pytest.mark.parametrize("order", FUNCTIONS)
 each_type = pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nbnorm import l1_penalty, l2_penalty, reference
-from nbnorm.functional.plan import PIECE
-from nbnorm.functional.scratch import Scratch
-from tests.batch_norm_cases import LAYOUTS, poisoned, surrounded
-from tests.finite_differences import assert_gradient
+from nbnorm.launch.plan import PIECE
+from nbnorm.launch.scratch import Scratch
+from tests.cases.batch_norm import LAYOUTS, poisoned, surrounded
+from tests.cases.finite_differences import assert_gradient
 
 PENALTIES = {
     "l1": (l1_penalty, reference.l1_penalty),

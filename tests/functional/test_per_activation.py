@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm import batch_norm_backward, batch_norm_forward
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 
 @pytest.mark.parametrize("ddof", [0, 1])

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numba.core import config
 
-from nbnorm.functional.scratch import Scratch
-from tests.batch_norm_cases import assert_same_bits, channels_last_memory, surrounded
-from tests.product_batch_norm_cases import poisoned, strided
-from tests.product_bits_cases import CASES, CONV, drawn, results
+from nbnorm.launch.scratch import Scratch
+from tests.cases.batch_norm import assert_same_bits, channels_last_memory, surrounded
+from tests.cases.product_batch_norm import poisoned, strided
+from tests.cases.product_bits import CASES, CONV, drawn, results
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +30,8 @@ each_case = pytest.mark.parametrize("name", CASES)
 DIGESTS = """
 import sys
 import numba
-from tests.batch_norm_cases import digest
-from tests.product_bits_cases import CASES, drawn, results
+from tests.cases.batch_norm import digest
+from tests.cases.product_bits import CASES, drawn, results
 for count in map(int, sys.argv[1:]):
     numba.set_num_threads(count)
     for name, case in CASES.items():

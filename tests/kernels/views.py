@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from nbnorm.jit.simd import lane_count
 from nbnorm.kernels import LeakyReLU, ReLU
-from nbnorm.kernels.microkernel import panel_width
-from tests.batch_norm_cases import surrounded
+from nbnorm.kernels.gemm.microkernel import panel_width
+from tests.cases.batch_norm import surrounded
 
 Array = NDArray[Any]
 DTYPES = ["float32", "float64"]

@@ -8,7 +8,7 @@ import pytest
 from nbnorm import reference
 from nbnorm.functional.batch_norm import batch_norm_backward, batch_norm_forward
 from nbnorm.layers import BatchNorm
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 # Two channels of m = 4 values: mean 5 and -1; squared deviations add up to 20 and 4.
 BATCH = np.array([[2.0, -2.0], [4.0, 0.0], [6.0, -2.0], [8.0, 0.0]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm.layers import Activation, BatchNorm, Conv2d, Conv2dBatchNorm, Sequential
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 GEOMETRIES = [
     {},

@@ -18,7 +18,7 @@ from nbnorm.layers import (
     Sequential,
 )
 from nbnorm.layers.compensated import statistics_gradients
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 
 def batches(rng, count, shape=(2, 3)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm.layers import Activation, BatchNorm, Dense, DenseBatchNorm, Sequential
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 OPTIONS = [
     {"bias": True, "momentum": 0.3, "running_var": "biased"},

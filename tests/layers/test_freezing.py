@@ -16,7 +16,7 @@ from nbnorm.layers import (
     Flatten,
     Sequential,
 )
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 NORMALIZING = {
     "BatchNorm": (lambda **o: BatchNorm(3, **o), (5, 3, 2)),

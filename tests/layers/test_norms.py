@@ -7,7 +7,7 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.layers import Dense, L1Normalize, L1Penalty, L2Normalize, L2Penalty, Sequential
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 NORMALIZING = {
     L1Normalize: (reference.l1_normalize_forward, reference.l1_normalize_backward),

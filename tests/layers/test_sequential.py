@@ -15,7 +15,7 @@ from nbnorm.layers import (
     Flatten,
     Sequential,
 )
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 
 def small_network(seed=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm.layers import SGD, BatchNorm, Dense, DenseBatchNorm, Sequential
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 STEPS = 3
 # eps of 1 keeps the fifth derivative of three steps small, by which finite differences err.

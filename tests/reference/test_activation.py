@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from tests.finite_differences import assert_gradient
-from tests.reference_cases import ACTIVATIONS
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.reference import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from tests.finite_differences import STEP, assert_gradient
-from tests.reference_cases import (
+from tests.cases.finite_differences import STEP, assert_gradient
+from tests.cases.reference import (
     ACTIVATIONS,
     STATISTICS,
     assert_same_but_for_rounding,

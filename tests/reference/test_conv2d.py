@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from tests.finite_differences import assert_gradient
-from tests.reference_cases import assert_same_but_for_rounding, draw_conv2d, loss_of
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.reference import assert_same_but_for_rounding, draw_conv2d, loss_of
 
 GEOMETRIES = [
     {},

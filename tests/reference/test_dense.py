@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from tests.finite_differences import assert_gradient
-from tests.reference_cases import loss_of
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.reference import loss_of
 
 
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3)])

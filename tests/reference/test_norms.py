@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from tests.finite_differences import assert_gradient
+from tests.cases.finite_differences import assert_gradient
 
 FUNCTIONS = {
     "l1": (reference.l1_normalize_forward, reference.l1_normalize_backward),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from tests.finite_differences import assert_gradient
-from tests.reference_cases import (
+from tests.cases.finite_differences import assert_gradient
+from tests.cases.reference import (
     STATISTICS,
     assert_same_but_for_rounding,
     draw_batch_norm,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nbnorm import checks
 from nbnorm.functional.activation import Activation, resolve_activation
-from nbnorm.functional.execution import (
+from nbnorm.functional.gradients import check_places
+from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
+from nbnorm.launch.batch_norm import (
     apply_statistics,
     cast,
     channel_parameters,
@@ -20,12 +21,9 @@ from nbnorm.functional.execution import (
     normalize_batch,
     output,
 )
-from nbnorm.functional.gradients import check_places
-from nbnorm.functional.layout import Layout, flat, layout_of
-from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
-from nbnorm.functional.scratch import scratch
-
-Array: TypeAlias = NDArray[Any]
+from nbnorm.launch.layout import Layout, flat, layout_of
+from nbnorm.launch.scratch import scratch
+from nbnorm.typing import Array
 
 
 class BatchNormGradients(NamedTuple):

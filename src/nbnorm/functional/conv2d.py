@@ -8,15 +8,15 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
-from nbnorm.functional import algorithms
-from nbnorm.functional.execution import channel_sums
 from nbnorm.functional.gradients import check_places
-from nbnorm.functional.images import images_for, images_of, returned
-from nbnorm.functional.product import shift_by
-from nbnorm.functional.scratch import empty
 from nbnorm.functional.sizes import pair, size
-from nbnorm.functional.windows import Geometry, Sizes
+from nbnorm.launch.batch_norm import channel_sums
+from nbnorm.launch.conv2d import algorithms
+from nbnorm.launch.conv2d.images import images_for, images_of, returned
+from nbnorm.launch.conv2d.tiling import Geometry, Sizes
+from nbnorm.launch.gemm import shift_by
+from nbnorm.launch.scratch import empty
+from nbnorm.typing import Array
 
 Pair: TypeAlias = tuple[int, int]
 

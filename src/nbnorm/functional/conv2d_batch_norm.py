@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
-from nbnorm.functional import algorithms
 from nbnorm.functional.activation import Activation
 from nbnorm.functional.batch_norm import (
     BatchNormContext,
@@ -24,14 +22,6 @@ from nbnorm.functional.conv2d import (
     geometry,
     output_shape,
 )
-from nbnorm.functional.execution import (
-    apply_statistics,
-    cast,
-    channel_parameters,
-    deliver,
-    normalize_summed,
-    output,
-)
 from nbnorm.functional.fusion import (
     Normalized,
     check_batch,
@@ -39,11 +29,21 @@ from nbnorm.functional.fusion import (
     check_gradients,
     check_options,
 )
-from nbnorm.functional.images import flat_like, images_for, images_of, new_images, returned
-from nbnorm.functional.layout import flat, layout_of
 from nbnorm.functional.parameters import check_statistics
-from nbnorm.functional.product import given_constants, shift_by
-from nbnorm.functional.windows import Geometry
+from nbnorm.launch.batch_norm import (
+    apply_statistics,
+    cast,
+    channel_parameters,
+    deliver,
+    normalize_summed,
+    output,
+)
+from nbnorm.launch.conv2d import algorithms
+from nbnorm.launch.conv2d.images import flat_like, images_for, images_of, new_images, returned
+from nbnorm.launch.conv2d.tiling import Geometry
+from nbnorm.launch.gemm import given_constants, shift_by
+from nbnorm.launch.layout import flat, layout_of
+from nbnorm.typing import Array
 
 
 class Conv2dBatchNormGradients(NamedTuple):

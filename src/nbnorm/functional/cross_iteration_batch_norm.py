@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation, resolve_activation
 from nbnorm.functional.batch_norm import BatchNormContext, check_input
-from nbnorm.functional.execution import apply_statistics, channel_statistics
-from nbnorm.functional.layout import Layout, flat
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 from nbnorm.functional.sizes import size
+from nbnorm.launch.batch_norm import apply_statistics, channel_statistics
+from nbnorm.launch.layout import Layout, flat
+from nbnorm.typing import Array
 
 PARTS = "a sequence of BatchStatistics"
 

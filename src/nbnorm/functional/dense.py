@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
-from nbnorm.functional.execution import channel_sums
 from nbnorm.functional.gradients import destinations
-from nbnorm.functional.product import Matrix, matrix, multiply, shift_by
-from nbnorm.functional.scratch import empty
+from nbnorm.launch.batch_norm import channel_sums
+from nbnorm.launch.gemm import Matrix, matrix, multiply, shift_by
+from nbnorm.launch.scratch import empty
+from nbnorm.typing import Array
 
 
 class DenseGradients(NamedTuple):

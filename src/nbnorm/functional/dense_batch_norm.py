@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation
 from nbnorm.functional.batch_norm import (
     BatchNormContext,
@@ -23,15 +22,16 @@ from nbnorm.functional.dense import (
     differentiate_product,
     rows_of_output,
 )
-from nbnorm.functional.dense_by_covariance import (
-    Standardized,
-    differentiate,
+from nbnorm.functional.fusion import (
+    Normalized,
+    check_batch,
+    check_context,
+    check_gradients,
+    check_options,
     fits_product,
-    normalize_product,
-    pays,
-    write_dx,
 )
-from nbnorm.functional.execution import (
+from nbnorm.functional.parameters import check_statistics
+from nbnorm.launch.batch_norm import (
     Summed,
     apply_statistics,
     cast,
@@ -39,17 +39,17 @@ from nbnorm.functional.execution import (
     channel_sums,
     normalize_summed,
 )
-from nbnorm.functional.fusion import (
-    Normalized,
-    check_batch,
-    check_context,
-    check_gradients,
-    check_options,
+from nbnorm.launch.dense_by_covariance import (
+    Standardized,
+    differentiate,
+    normalize_product,
+    pays,
+    write_dx,
 )
-from nbnorm.functional.layout import layout_of, run_of
-from nbnorm.functional.parameters import check_statistics
-from nbnorm.functional.product import given_constants, matrix, multiply, shift_by, sums_for
-from nbnorm.functional.scratch import empty
+from nbnorm.launch.gemm import given_constants, matrix, multiply, shift_by, sums_for
+from nbnorm.launch.layout import layout_of, run_of
+from nbnorm.launch.scratch import empty
+from nbnorm.typing import Array
 
 
 class DenseBatchNormGradients(NamedTuple):
@@ -85,7 +85,7 @@ class DenseBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tup
     normalization : BatchNormContext
         That of the batch norm; its x is ``z = x weight^T + bias``, or empty where z was not stored.
     standardized : Standardized or None
-        What takes the place of z: see functional/dense_by_covariance.py.
+        What takes the place of z: see launch/dense_by_covariance.py.
     """
 
     __slots__ = ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
+from nbnorm.typing import Array
 
 
 def fold_batch_norm(

@@ -6,12 +6,33 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.activation import resolve_activation
 from nbnorm.functional.batch_norm import BatchNormContext, fits, is_array, unfit
 from nbnorm.functional.gradients import check_places
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
+from nbnorm.launch.dense_by_covariance import Standardized
+from nbnorm.typing import Array
+
+
+def fits_product(standardized: Any, x: Array, weight: Array) -> bool:
+    """Whether the arrays are those of a product of x and weight."""
+    if type(standardized) is not Standardized:
+        return False
+    rows, std, gram, folded, residual = standardized
+    k, c = weight.shape
+    n = math.prod(x.shape[:-1])
+    return (
+        all(
+            is_array(*pair)
+            for pair in ((rows, (n, c)), (folded, (k, c)), (std, (c,)), (gram, (c, c)))
+        )
+        and rows.dtype == folded.dtype == x.dtype
+        and gram.dtype == np.float64
+        and (residual is None or (is_array(residual, (n, k)) and residual.dtype == x.dtype))
+    )
 
 
 class Normalized:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
+from nbnorm.typing import Array
 
 
 def destinations(

@@ -6,21 +6,20 @@ import math
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nbnorm import checks
 from nbnorm.functional.batch_norm import is_array, unfit
-from nbnorm.functional.execution import deliver, output
-from nbnorm.functional.layout import Layout, flat, layout_of
 from nbnorm.functional.parameters import EPS
-from nbnorm.functional.plan import NormPlan, norm_plan
-from nbnorm.functional.scratch import ALIGNMENT, address, scratch
 from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
-from nbnorm.kernels import norms as kernels
-from nbnorm.kernels.orders import L1, L2
+from nbnorm.kernels.norms import divide as kernels
+from nbnorm.kernels.norms.kinds import L1, L2
+from nbnorm.launch.batch_norm import deliver, output
+from nbnorm.launch.layout import Layout, flat, layout_of
+from nbnorm.launch.plan import NormPlan, norm_plan
+from nbnorm.launch.scratch import ALIGNMENT, address, scratch
+from nbnorm.typing import Array
 
-Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...] | None
 
 

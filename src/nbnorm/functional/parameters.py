@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
+from nbnorm.typing import Array
 
 EPS = "a finite number, 0 or more"
 

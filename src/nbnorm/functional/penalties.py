@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
-from nbnorm.functional.execution import deliver, output
-from nbnorm.functional.layout import flat, layout_of
-from nbnorm.functional.plan import PARALLEL_FROM, PIECE
-from nbnorm.functional.scratch import scratch
 from nbnorm.jit.threads import run
-from nbnorm.kernels import penalties as kernels
-from nbnorm.kernels.orders import L1, L2
+from nbnorm.kernels.norms import penalties as kernels
+from nbnorm.kernels.norms.kinds import L1, L2
+from nbnorm.launch.batch_norm import deliver, output
+from nbnorm.launch.layout import flat, layout_of
+from nbnorm.launch.plan import PARALLEL_FROM, PIECE
+from nbnorm.launch.scratch import scratch
+from nbnorm.typing import Array
 
 WEIGHT = "a finite number, 0 or more"
 

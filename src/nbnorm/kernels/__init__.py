@@ -4,8 +4,8 @@ Each is a Numba dispatcher over flat, C-contiguous arrays that the caller has ma
 kernel never raises, allocates no result and trusts its arguments. Those without a suffix are serial
 workers over the tiles lo to hi - 1, and may be called from anywhere, a `prange` of your own
 included; those in ``_parallel`` run all tiles with `prange` and may not be called from within
-another parallel region. Their docstrings give shapes and types; layout.py explains planes, columns
-and the array of constants.
+another parallel region. Their docstrings give shapes and types; channels.py explains planes,
+columns and the array of constants.
 
 ==========================================  =====================================================
 `forward_planes`, `forward_columns`         batch norm of training, all in one
@@ -56,7 +56,7 @@ Batch norm of an array (n, c, s), called from a function compiled with ``@njit``
 array([[[-1.,  1.],
         [-1.,  1.]]])
 
-A product and the bias after it; product.py has the meaning of every argument:
+A product and the bias after it; gemm/gemm.py has the meaning of every argument:
 
 >>> from nbnorm.kernels import multiply_few
 >>> @njit
@@ -86,7 +86,7 @@ _NAMES = {
         "ReLU",
         "SiLU",
     ],
-    ("batch_norm", ""): [
+    ("batch_norm.fused", ""): [
         "backward_columns",
         "backward_columns_parallel",
         "backward_planes",
@@ -96,7 +96,7 @@ _NAMES = {
         "forward_planes",
         "forward_planes_parallel",
     ],
-    ("conv_direct", ""): [
+    ("conv2d.direct", ""): [
         "collect_weights",
         "collect_weights_parallel",
         "convolve",
@@ -106,7 +106,7 @@ _NAMES = {
         "weight_gradient",
         "weight_gradient_parallel",
     ],
-    ("conv_grouped", "grouped_"): [
+    ("conv2d.grouped", "grouped_"): [
         "collect_weights",
         "convolve",
         "convolve_parallel",
@@ -114,7 +114,7 @@ _NAMES = {
         "weight_gradient",
         "weight_gradient_parallel",
     ],
-    ("conv_winograd", "winograd_"): [
+    ("conv2d.winograd", "winograd_"): [
         "convolve",
         "convolve_parallel",
         "return_weights",
@@ -124,7 +124,7 @@ _NAMES = {
         "weight_gradient",
         "weight_gradient_parallel",
     ],
-    ("gradients", ""): [
+    ("batch_norm.gradients", ""): [
         "apply_columns",
         "apply_columns_parallel",
         "apply_planes",
@@ -132,36 +132,36 @@ _NAMES = {
         "fold_gradient_slices",
         "fold_statistics",
     ],
-    ("images", ""): [
+    ("conv2d.images", ""): [
         "turn_images",
         "turn_images_parallel",
     ],
-    ("moments", ""): [
+    ("batch_norm.moments", ""): [
         "place_pivots",
         "settle_blocks",
         "settle_slices",
     ],
-    ("normalize", ""): [
+    ("batch_norm.normalize", ""): [
         "fold_given",
         "normalize_columns",
         "normalize_columns_parallel",
         "normalize_planes",
         "normalize_planes_parallel",
     ],
-    ("norms", ""): [
+    ("norms.divide", ""): [
         "add_parts",
         "divide_by_norms",
         "divide_by_norms_parallel",
     ],
-    ("orders", ""): [
+    ("norms.kinds", ""): [
         "L1",
         "L2",
     ],
-    ("penalties", ""): [
+    ("norms.penalties", ""): [
         "penalize",
         "penalize_parallel",
     ],
-    ("product", ""): [
+    ("gemm.gemm", ""): [
         "add_products",
         "add_products_parallel",
         "multiply",
@@ -169,7 +169,7 @@ _NAMES = {
         "multiply_few_parallel",
         "multiply_parallel",
     ],
-    ("sums", ""): [
+    ("batch_norm.sums", ""): [
         "add_columns",
         "add_columns_parallel",
         "sum_columns",

@@ -1,5 +1,5 @@
 from nbnorm.kernels.activations import LeakyReLU, Mish, ReLU, SiLU
-from nbnorm.kernels.batch_norm import (
+from nbnorm.kernels.batch_norm.fused import (
     backward_columns,
     backward_columns_parallel,
     backward_planes,
@@ -9,7 +9,31 @@ from nbnorm.kernels.batch_norm import (
     forward_planes,
     forward_planes_parallel,
 )
-from nbnorm.kernels.conv_direct import (
+from nbnorm.kernels.batch_norm.gradients import (
+    apply_columns,
+    apply_columns_parallel,
+    apply_planes,
+    apply_planes_parallel,
+    fold_gradient_slices,
+    fold_statistics,
+)
+from nbnorm.kernels.batch_norm.moments import place_pivots, settle_blocks, settle_slices
+from nbnorm.kernels.batch_norm.normalize import (
+    fold_given,
+    normalize_columns,
+    normalize_columns_parallel,
+    normalize_planes,
+    normalize_planes_parallel,
+)
+from nbnorm.kernels.batch_norm.sums import (
+    add_columns,
+    add_columns_parallel,
+    sum_columns,
+    sum_columns_parallel,
+    sum_planes,
+    sum_planes_parallel,
+)
+from nbnorm.kernels.conv2d.direct import (
     collect_weights,
     collect_weights_parallel,
     convolve,
@@ -19,49 +43,30 @@ from nbnorm.kernels.conv_direct import (
     weight_gradient,
     weight_gradient_parallel,
 )
-from nbnorm.kernels.conv_grouped import collect_weights as grouped_collect_weights
-from nbnorm.kernels.conv_grouped import convolve as grouped_convolve
-from nbnorm.kernels.conv_grouped import convolve_parallel as grouped_convolve_parallel
-from nbnorm.kernels.conv_grouped import pack_weights as grouped_pack_weights
-from nbnorm.kernels.conv_grouped import weight_gradient as grouped_weight_gradient
-from nbnorm.kernels.conv_grouped import (
+from nbnorm.kernels.conv2d.grouped import collect_weights as grouped_collect_weights
+from nbnorm.kernels.conv2d.grouped import convolve as grouped_convolve
+from nbnorm.kernels.conv2d.grouped import convolve_parallel as grouped_convolve_parallel
+from nbnorm.kernels.conv2d.grouped import pack_weights as grouped_pack_weights
+from nbnorm.kernels.conv2d.grouped import weight_gradient as grouped_weight_gradient
+from nbnorm.kernels.conv2d.grouped import (
     weight_gradient_parallel as grouped_weight_gradient_parallel,
 )
-from nbnorm.kernels.conv_winograd import convolve as winograd_convolve
-from nbnorm.kernels.conv_winograd import convolve_parallel as winograd_convolve_parallel
-from nbnorm.kernels.conv_winograd import return_weights as winograd_return_weights
-from nbnorm.kernels.conv_winograd import (
+from nbnorm.kernels.conv2d.images import turn_images, turn_images_parallel
+from nbnorm.kernels.conv2d.winograd import convolve as winograd_convolve
+from nbnorm.kernels.conv2d.winograd import convolve_parallel as winograd_convolve_parallel
+from nbnorm.kernels.conv2d.winograd import return_weights as winograd_return_weights
+from nbnorm.kernels.conv2d.winograd import (
     return_weights_parallel as winograd_return_weights_parallel,
 )
-from nbnorm.kernels.conv_winograd import transform_weights as winograd_transform_weights
-from nbnorm.kernels.conv_winograd import (
+from nbnorm.kernels.conv2d.winograd import transform_weights as winograd_transform_weights
+from nbnorm.kernels.conv2d.winograd import (
     transform_weights_parallel as winograd_transform_weights_parallel,
 )
-from nbnorm.kernels.conv_winograd import weight_gradient as winograd_weight_gradient
-from nbnorm.kernels.conv_winograd import (
+from nbnorm.kernels.conv2d.winograd import weight_gradient as winograd_weight_gradient
+from nbnorm.kernels.conv2d.winograd import (
     weight_gradient_parallel as winograd_weight_gradient_parallel,
 )
-from nbnorm.kernels.gradients import (
-    apply_columns,
-    apply_columns_parallel,
-    apply_planes,
-    apply_planes_parallel,
-    fold_gradient_slices,
-    fold_statistics,
-)
-from nbnorm.kernels.images import turn_images, turn_images_parallel
-from nbnorm.kernels.moments import place_pivots, settle_blocks, settle_slices
-from nbnorm.kernels.normalize import (
-    fold_given,
-    normalize_columns,
-    normalize_columns_parallel,
-    normalize_planes,
-    normalize_planes_parallel,
-)
-from nbnorm.kernels.norms import add_parts, divide_by_norms, divide_by_norms_parallel
-from nbnorm.kernels.orders import L1, L2
-from nbnorm.kernels.penalties import penalize, penalize_parallel
-from nbnorm.kernels.product import (
+from nbnorm.kernels.gemm.gemm import (
     add_products,
     add_products_parallel,
     multiply,
@@ -69,14 +74,9 @@ from nbnorm.kernels.product import (
     multiply_few_parallel,
     multiply_parallel,
 )
-from nbnorm.kernels.sums import (
-    add_columns,
-    add_columns_parallel,
-    sum_columns,
-    sum_columns_parallel,
-    sum_planes,
-    sum_planes_parallel,
-)
+from nbnorm.kernels.norms.divide import add_parts, divide_by_norms, divide_by_norms_parallel
+from nbnorm.kernels.norms.kinds import L1, L2
+from nbnorm.kernels.norms.penalties import penalize, penalize_parallel
 
 __all__ = [
     "L1",

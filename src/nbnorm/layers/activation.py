@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional import activation as functional
 from nbnorm.functional.batch_norm import (
     BatchNormContext,
@@ -15,6 +14,7 @@ from nbnorm.functional.batch_norm import (
     batch_norm_forward,
 )
 from nbnorm.layers.base import Layer
+from nbnorm.typing import Array
 
 
 class Activation(Layer[BatchNormContext]):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nbnorm import checks
-from nbnorm.checks import Array
+from nbnorm.typing import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self

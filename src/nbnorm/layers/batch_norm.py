@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation
 from nbnorm.functional.batch_norm import (
     BatchNormContext,
@@ -15,6 +14,7 @@ from nbnorm.functional.batch_norm import (
 )
 from nbnorm.functional.sizes import size
 from nbnorm.layers.normalizing import Normalizing
+from nbnorm.typing import Array
 
 
 class BatchNorm(Normalizing[BatchNormContext]):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.batch_norm import batch_norm_inference
 from nbnorm.functional.conv2d import conv2d_backward
 from nbnorm.functional.cross_iteration_batch_norm import BatchStatistics
@@ -17,6 +16,7 @@ from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
 from nbnorm.layers.dense import Dense
 from nbnorm.layers.folding import follows
 from nbnorm.layers.sequential import Sequential, SequentialContext
+from nbnorm.typing import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,10 +8,10 @@ from typing import TypedDict, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.checks import Array
 from nbnorm.functional.conv2d import Pair, conv2d_backward, conv2d_forward
 from nbnorm.layers.base import Layer
 from nbnorm.layers.initialization import Seed, conv2d_parameters
+from nbnorm.typing import Array
 
 
 @dataclass(frozen=True)

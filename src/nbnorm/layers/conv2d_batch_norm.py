@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation
 from nbnorm.functional.conv2d import Pair
 from nbnorm.functional.conv2d_batch_norm import (
@@ -21,6 +20,7 @@ from nbnorm.layers.folding import fold_into
 from nbnorm.layers.initialization import Seed, conv2d_parameters
 from nbnorm.layers.normalizing import Normalizing
 from nbnorm.layers.sequential import Sequential
+from nbnorm.typing import Array
 
 
 class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):

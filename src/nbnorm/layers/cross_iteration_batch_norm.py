@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation
 from nbnorm.functional.batch_norm import BatchNormContext
 from nbnorm.functional.cross_iteration_batch_norm import (
@@ -18,6 +17,7 @@ from nbnorm.functional.cross_iteration_batch_norm import (
 )
 from nbnorm.functional.sizes import size
 from nbnorm.layers.batch_norm import BatchNorm
+from nbnorm.typing import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self

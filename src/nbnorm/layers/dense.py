@@ -8,10 +8,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.checks import Array
 from nbnorm.functional.dense import dense_backward, dense_forward
 from nbnorm.layers.base import Layer
 from nbnorm.layers.initialization import Seed, dense_parameters
+from nbnorm.typing import Array
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation
 from nbnorm.functional.dense_batch_norm import (
     DenseBatchNormContext,
@@ -20,6 +19,7 @@ from nbnorm.layers.folding import fold_into
 from nbnorm.layers.initialization import Seed, dense_parameters
 from nbnorm.layers.normalizing import Normalizing
 from nbnorm.layers.sequential import Sequential
+from nbnorm.typing import Array
 
 
 class DenseBatchNorm(Normalizing[DenseBatchNormContext]):

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.layers.base import Layer
+from nbnorm.typing import Array
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.activation import Activation, resolve_activation
 from nbnorm.layers.base import Layer
 from nbnorm.layers.initialization import float_type
+from nbnorm.typing import Array
 
 
 class Statistics(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.norms import (
     Axis,
     L1NormalizeContext,
@@ -15,6 +14,7 @@ from nbnorm.functional.norms import (
 )
 from nbnorm.functional.parameters import EPS
 from nbnorm.layers.base import Context, Layer
+from nbnorm.typing import Array
 
 
 class _Normalize(Layer[Context]):

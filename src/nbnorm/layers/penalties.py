@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.penalties import (
     WEIGHT,
     add_penalty_gradient,
     check_penalized,
     penalty_loss,
 )
-from nbnorm.kernels.orders import L1, L2
+from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.layers.base import Layer
+from nbnorm.typing import Array
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.layers.base import Layer
 from nbnorm.layers.folding import fold_pair
+from nbnorm.typing import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self

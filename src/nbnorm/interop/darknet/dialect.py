@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from nbnorm.checks import Array
+from nbnorm.typing import Array
 
 
 class BatchNormOptions(TypedDict):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbnorm.checks import Array
+from nbnorm.typing import Array
 
 
 def max_pool(x: Array, size: int, stride: tuple[int, int], padding: int) -> Array:

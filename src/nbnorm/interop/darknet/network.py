@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.functional.parameters import EPS
 from nbnorm.functional.sizes import pair
 from nbnorm.interop.darknet.cfg import FUNCTION, PathLike, Section, checked_path, read_cfg
@@ -31,6 +30,7 @@ from nbnorm.interop.darknet.weighted import Batchnorm, Connected, Convolutional
 from nbnorm.interop.darknet.weights import Header, Reader, has_batchnorm_biases, packed, read_into
 from nbnorm.layers import Layer
 from nbnorm.layers.initialization import Seed
+from nbnorm.typing import Array
 
 KINDS: Mapping[str, Callable[[Section, Plan], Step]] = {
     "avgpool": Avgpool,

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from nbnorm.checks import Array
 from nbnorm.functional.norms import l2_normalize_forward
 from nbnorm.interop.darknet import images
 from nbnorm.interop.darknet.cfg import Section
 from nbnorm.interop.darknet.steps import Activating, Plan, Step
+from nbnorm.typing import Array
 
 
 class Shortcut(Step):

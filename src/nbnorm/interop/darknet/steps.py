@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nbnorm.checks import Array
 from nbnorm.interop.darknet import images
 from nbnorm.interop.darknet.cfg import Section
 from nbnorm.interop.darknet.dialect import Dialect
 from nbnorm.layers import Activation, Layer
+from nbnorm.typing import Array
 
 Shape: TypeAlias = tuple[int, ...]  # of one sample: (c, h, w), or (count,) of what is no image
 

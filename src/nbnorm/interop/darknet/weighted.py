@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nbnorm.checks import Array
 from nbnorm.functional.conv2d_batch_norm import conv2d_batch_norm_inference
 from nbnorm.functional.dense_batch_norm import dense_batch_norm_inference
 from nbnorm.interop.darknet.cfg import Section
@@ -17,6 +16,7 @@ from nbnorm.interop.darknet.plain import Shortcut, strides
 from nbnorm.interop.darknet.steps import Activating, Plan, Shape, Step
 from nbnorm.layers import BatchNorm, Conv2d, Conv2dBatchNorm, Dense, DenseBatchNorm, Sequential
 from nbnorm.layers.folding import fold_pair
+from nbnorm.typing import Array
 
 # Batch norm's names in darknet, and in a layer.
 _NORMALIZATION = {

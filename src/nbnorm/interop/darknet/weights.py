@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbnorm.checks import Array
 from nbnorm.interop.darknet.cfg import FUNCTION
 from nbnorm.interop.darknet.dialect import Dialect
 from nbnorm.interop.darknet.steps import Step
+from nbnorm.typing import Array
 
 FLOAT = np.dtype("<f4")
 

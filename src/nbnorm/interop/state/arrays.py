@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nbnorm import checks
-from nbnorm.checks import Array
 from nbnorm.interop.state.frameworks import Framework, framework_of
 from nbnorm.layers import Conv2d, Conv2dBatchNorm, Dense, DenseBatchNorm, Layer, Sequential
 from nbnorm.layers.normalizing import Normalizing
+from nbnorm.typing import Array
 
 _TO_CHANNELS_LAST = {2: (1, 0), 4: (2, 3, 1, 0)}
 _TO_CHANNELS_FIRST = {2: (1, 0), 4: (3, 2, 0, 1)}

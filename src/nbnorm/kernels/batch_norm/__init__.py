@@ -1,0 +1,1 @@
+"""Batch norm: sums, statistics, normalization, gradients; and all in one."""

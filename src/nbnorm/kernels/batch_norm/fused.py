@@ -1,0 +1,209 @@
+"""Batch norm whose statistics are the batch's, one tile doing all for a block of channels.
+
+A tile sums, settles and writes before the next one begins, so that the second look at its values
+finds them in the second cache and memory is read once. Where a block of channels is too large for
+that (channels-last with many rows) or there are too few (large images of three channels), the same
+pieces run one after the other over slices of the channels: `sum_planes` or `sum_columns`, then
+`settle_slices` or `fold_gradient_slices`, then `normalize_planes`, `apply_planes` and so on.
+"""
+
+from __future__ import annotations
+
+from nbnorm.jit.options import driver, prange, worker
+from nbnorm.kernels.batch_norm.gradients import apply_block, apply_segment, fold_gradients
+from nbnorm.kernels.batch_norm.moments import place_pivot, place_pivots_of_columns, settle
+from nbnorm.kernels.batch_norm.normalize import fold, normalize_block, normalize_segment
+from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
+
+
+@worker
+def forward_planes(
+    lo, hi, y, statistics, sums, constants, x, residual, parameters, eps, ddof, activation, stream,
+    width, shape,
+):  # fmt: skip
+    """Batch norm of planes; tile t is the channels t width to (t + 1) width - 1.
+
+    lo, hi      tiles
+    y           (n c s,), written
+    statistics  (3, c) float64: mean, var, inv_std, written
+    sums        (2, c) float64, scratch
+    constants   (3, c) of the data's type, scratch
+    x           (n c s,)
+    residual    (n c s,) or None
+    parameters  (2, c) float64: gamma, beta
+    activation  None or a tuple of activations.py
+    stream      whether y is written past the caches
+    shape       (n, c, s)
+    """
+    n, c, s = shape
+    for tile in range(lo, hi):
+        first = tile * width
+        last = min(first + width, c)
+        for channel in range(first, last):
+            place_pivot(constants, x, channel, shape)
+        for attempt in range(2):
+            for channel in range(first, last):
+                sums[0, channel], sums[1, channel] = sum_plane(
+                    None, x, None, constants, channel, 0, n * s, None, shape
+                )
+            moved = settle(
+                statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
+            )
+            if moved == 0:
+                break
+        # The last planes first: they are still in cache when the channel is larger than it.
+        for sample in range(n - 1, -1, -1):
+            for channel in range(first, last):
+                start = (sample * c + channel) * s
+                normalize_segment(y, x, residual, start, s, constants, channel, activation, stream)
+
+
+@driver
+def forward_planes_parallel(
+    tiles, y, statistics, sums, constants, x, residual, parameters, eps, ddof, activation, stream,
+    width, shape,
+):  # fmt: skip
+    """`forward_planes` over all tiles."""
+    for tile in prange(tiles):
+        forward_planes(
+            tile, tile + 1, y, statistics, sums, constants, x, residual, parameters, eps, ddof,
+            activation, stream, width, shape,
+        )  # fmt: skip
+
+
+@worker
+def forward_columns(
+    lo, hi, y, statistics, sums, constants, x, residual, parameters, eps, ddof, activation, stream,
+    width, shape,
+):  # fmt: skip
+    """Batch norm of columns; tile t is the channels t width to (t + 1) width - 1.
+
+    sums        (2, stride), constants (3, stride); `width` is a number of whole vectors
+    The other arguments are those of `forward_planes`. s is 1: a column is a channel.
+    """
+    n, c, _ = shape
+    for tile in range(lo, hi):
+        first = tile * width
+        last = min(first + width, c)
+        place_pivots_of_columns(constants, x, first, last, n, c)
+        for attempt in range(2):
+            sums[:, first:last] = 0.0
+            sum_block(sums, None, x, None, constants, (0, n), (first, last), c, None)
+            moved = settle(
+                statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
+            )
+            if moved == 0:
+                break
+        normalize_block(y, x, residual, constants, (0, n), (first, last), c, activation, stream)
+
+
+@driver
+def forward_columns_parallel(
+    tiles, y, statistics, sums, constants, x, residual, parameters, eps, ddof, activation, stream,
+    width, shape,
+):  # fmt: skip
+    """`forward_columns` over all tiles."""
+    for tile in prange(tiles):
+        forward_columns(
+            tile, tile + 1, y, statistics, sums, constants, x, residual, parameters, eps, ddof,
+            activation, stream, width, shape,
+        )  # fmt: skip
+
+
+@worker
+def backward_planes(
+    lo, hi, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics, parameters,
+    ddof, activation, frozen, stream, width, shape,
+):  # fmt: skip
+    """Gradients of planes; tile t is the channels t width to (t + 1) width - 1.
+
+    lo, hi      tiles
+    dx          (n c s,), written, or None; may be dy
+    dresidual   (n c s,), written, or None
+    gradients   (2, c) float64: dgamma, dbeta, written
+    sums        (2, c) float64, scratch
+    constants   (7, c) of the data's type, scratch
+    dy, x       (n c s,)
+    residual    (n c s,) or None
+    statistics  (3, c) float64: mean, var, inv_std
+    parameters  (2, c) float64: gamma, beta
+    activation  None or a tuple of activations.py
+    frozen      whether the statistics were given
+    stream      whether dx is written past the caches
+    shape       (n, c, s)
+    """
+    n, c, s = shape
+    for tile in range(lo, hi):
+        first = tile * width
+        last = min(first + width, c)
+        fold(constants, statistics, parameters, first, last)
+        for channel in range(first, last):
+            sums[0, channel], sums[1, channel] = sum_plane(
+                dy, x, residual, constants, channel, 0, n * s, activation, shape
+            )
+        fold_gradients(
+            gradients, constants, sums, statistics, parameters, first, last, n * s, ddof, frozen
+        )
+        if dx is None and dresidual is None:
+            continue
+        for sample in range(n - 1, -1, -1):
+            for channel in range(first, last):
+                start = (sample * c + channel) * s
+                apply_segment(
+                    dx, dresidual, dy, x, residual, start, s, constants, channel, activation,
+                    frozen, stream,
+                )  # fmt: skip
+
+
+@driver
+def backward_planes_parallel(
+    tiles, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics, parameters,
+    ddof, activation, frozen, stream, width, shape,
+):  # fmt: skip
+    """`backward_planes` over all tiles."""
+    for tile in prange(tiles):
+        backward_planes(
+            tile, tile + 1, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics,
+            parameters, ddof, activation, frozen, stream, width, shape,
+        )  # fmt: skip
+
+
+@worker
+def backward_columns(
+    lo, hi, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics, parameters,
+    ddof, activation, frozen, stream, width, shape,
+):  # fmt: skip
+    """Gradients of columns; tile t is the channels t width to (t + 1) width - 1.
+
+    sums        (2, stride), constants (7, stride); `width` is a number of whole vectors
+    The other arguments are those of `backward_planes`. s is 1: a column is a channel.
+    """
+    n, c, _ = shape
+    for tile in range(lo, hi):
+        first = tile * width
+        last = min(first + width, c)
+        fold(constants, statistics, parameters, first, last)
+        sums[:, first:last] = 0.0
+        sum_block(sums, dy, x, residual, constants, (0, n), (first, last), c, activation)
+        fold_gradients(
+            gradients, constants, sums, statistics, parameters, first, last, n, ddof, frozen
+        )
+        if dx is None and dresidual is None:
+            continue
+        apply_block(
+            dx, dresidual, dy, x, residual, constants, (0, n), (first, last), c, activation,
+            frozen, stream,
+        )  # fmt: skip
+
+
+@driver
+def backward_columns_parallel(
+    tiles, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics, parameters,
+    ddof, activation, frozen, stream, width, shape,
+):  # fmt: skip
+    """`backward_columns` over all tiles."""
+    for tile in prange(tiles):
+        backward_columns(
+            tile, tile + 1, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics,
+            parameters, ddof, activation, frozen, stream, width, shape,
+        )  # fmt: skip

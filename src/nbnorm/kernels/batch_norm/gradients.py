@@ -1,0 +1,276 @@
+"""The gradients of batch norm, given the gradient of its output.
+
+With g = dy activation'(z), where z is computed again from x:
+
+    dbeta = sum(g)        dgamma = sum(g (x - mean)) inv_std        dresidual = g
+    dx    = a g + b xh + d                                         xh = (x - mean) inv_std
+
+    a = gamma inv_std     b = -a dgamma / (m - ddof)                d = -a dbeta / m
+
+and b = d = 0 where the statistics were given rather than the batch's. As in normalize.py the mean
+is subtracted as a head in the data's type, its tail carried by constants. (b inv_std would save a
+multiplication, which cannot be seen, and underflow float32 for standard deviations from 1e19 on.)
+"""
+
+from __future__ import annotations
+
+from nbnorm.jit.elementary import narrow
+from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.simd import (
+    fma,
+    lanes,
+    load,
+    load_part,
+    misalignment,
+    splat,
+    store_part,
+    store_stream,
+    widen,
+)
+from nbnorm.kernels.batch_norm.normalize import fold
+from nbnorm.kernels.batch_norm.sums import add_slices, gradient_and_deviation
+from nbnorm.kernels.channels import (
+    DY_SCALE,
+    HEAD,
+    INV_STD,
+    OFFSET,
+    SCALE,
+    SHIFT,
+    XH_SCALE,
+    gather,
+    spread,
+    written_rows,
+)
+
+
+@inlined
+def fold_gradients(gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen):
+    """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
+
+    gradients   (2, c) dgamma, dbeta, written
+    folded      (7, >= c) the last four rows: a, inv_std, b, d - b tail inv_std, written
+    sums        (2, >= c) sum(g) and sum(g (x - head))
+    statistics  (3, c); parameters (2, c)
+    """
+    width = lanes(sums[0])
+    zero = splat(sums[0], 0.0)
+    values = splat(zero, m)
+    free = splat(zero, m - ddof)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        inv_std = load_part(statistics[2], channel, count, zero)
+        head = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
+        tail = load_part(statistics[0], channel, count, zero) - widen(head)
+        dbeta = load_part(sums[0], channel, count, zero)
+        dgamma = (load_part(sums[1], channel, count, zero) - tail * dbeta) * inv_std
+        a = load_part(parameters[0], channel, count, zero) * inv_std
+        b = zero if frozen else (zero - a) * dgamma / free
+        d = zero if frozen else (zero - a) * dbeta / values
+        store_part(gradients[0], channel, dgamma, count)
+        store_part(gradients[1], channel, dbeta, count)
+        store_part(folded[DY_SCALE], channel, narrow(folded[HEAD], a), count)
+        store_part(folded[INV_STD], channel, narrow(folded[HEAD], inv_std), count)
+        store_part(folded[XH_SCALE], channel, narrow(folded[HEAD], b), count)
+        store_part(folded[OFFSET], channel, narrow(folded[HEAD], d - b * (tail * inv_std)), count)
+
+
+@worker
+def fold_statistics(constants, folded, statistics, parameters, spans):
+    """Head, scale and shift of all channels, before the slices of their gradients are summed."""
+    fold(folded, statistics, parameters, 0, statistics.shape[1])
+    spread(constants, folded, HEAD, SHIFT + 1, spans)
+
+
+@worker
+def fold_gradient_slices(
+    gradients, constants, folded, sums, statistics, parameters, spans, m, ddof, frozen
+):
+    """`fold_gradients` for all channels, from the sums (slices, 2, stride) of their slices."""
+    c = statistics.shape[1]
+    add_slices(sums)
+    gather(sums[0], c, spans)
+    fold_gradients(gradients, folded, sums[0], statistics, parameters, 0, c, m, ddof, frozen)
+    spread(constants, folded, DY_SCALE, OFFSET + 1, spans)
+
+
+@inlined
+def _apply(
+    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset, activation,
+    frozen, stream,
+):  # fmt: skip
+    """Writes dx and dresidual, each unless it is None, at ``i : i + count``."""
+    g, v = gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activation)
+    if dresidual is not None:
+        store_part(dresidual, i, g, count)
+    if dx is not None:
+        # b = d = 0 would do for frozen statistics, were it not for 0 * inf.
+        g = a * g if frozen else fma(a, g, fma(b, v * r, offset))
+        if stream:
+            store_stream(dx, i, g)
+        else:
+            store_part(dx, i, g, count)
+
+
+@inlined
+def apply_segment(
+    dx, dresidual, dy, x, residual, start, count, constants, channel, activation, frozen, stream
+):
+    """Writes dx and dresidual at ``start : start + count``, all of one channel."""
+    width = lanes(x)
+    head = splat(x, constants[HEAD, channel])
+    scale = splat(x, constants[SCALE, channel])
+    shift = splat(x, constants[SHIFT, channel])
+    a = splat(x, constants[DY_SCALE, channel])
+    r = splat(x, constants[INV_STD, channel])
+    b = splat(x, constants[XH_SCALE, channel])
+    offset = splat(x, constants[OFFSET, channel])
+    i = start
+    end = start + count
+    if dx is not None:  # a test of its own: Numba drops it, and what is in it, for a dx of None
+        if stream:  # up to the first address that may be streamed to
+            count = min(misalignment(dx, i), count)
+            _apply(
+                dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset,
+                activation, frozen, False,
+            )  # fmt: skip
+            i += count
+    while i + width <= end:
+        _apply(
+            dx, dresidual, dy, x, residual, i, width, head, scale, shift, a, r, b, offset,
+            activation, frozen, stream,
+        )  # fmt: skip
+        i += width
+    if i < end:
+        _apply(
+            dx, dresidual, dy, x, residual, i, end - i, head, scale, shift, a, r, b, offset,
+            activation, frozen, False,
+        )  # fmt: skip
+
+
+@inlined
+def _apply_down(
+    dx, dresidual, dy, x, residual, constants, top, bottom, j, count, row_length, activation,
+    frozen, stream,
+):  # fmt: skip
+    """Writes dx and dresidual in the columns j..j+count-1 of a few rows."""
+    head = load(constants[HEAD], j)
+    scale = load(constants[SCALE], j)
+    shift = load(constants[SHIFT], j)
+    a = load(constants[DY_SCALE], j)
+    r = load(constants[INV_STD], j)
+    b = load(constants[XH_SCALE], j)
+    offset = load(constants[OFFSET], j)
+    for row in range(top, bottom):
+        _apply(
+            dx, dresidual, dy, x, residual, row * row_length + j, count, head, scale, shift, a, r,
+            b, offset, activation, frozen, stream,
+        )  # fmt: skip
+
+
+@inlined
+def apply_block(
+    dx, dresidual, dy, x, residual, constants, rows, columns, row_length, activation, frozen,
+    stream,
+):  # fmt: skip
+    """Writes dx and dresidual of a block of columns, the last rows first: see `normalize_block`."""
+    width = lanes(x)
+    height = written_rows(x, row_length)
+    bottom = rows[1]
+    while bottom > rows[0]:
+        top = max(bottom - height, rows[0])
+        whole = columns[1] - (columns[1] - columns[0]) % width
+        for j in range(columns[0], whole, width):
+            _apply_down(
+                dx, dresidual, dy, x, residual, constants, top, bottom, j, width, row_length,
+                activation, frozen, stream,
+            )  # fmt: skip
+        if whole < columns[1]:
+            _apply_down(
+                dx, dresidual, dy, x, residual, constants, top, bottom, whole, columns[1] - whole,
+                row_length, activation, frozen, False,
+            )  # fmt: skip
+        bottom = top
+
+
+@worker
+def apply_planes(
+    lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, size, shape
+):
+    """Writes dx and dresidual of planes; tile t is values t size, ... of x.
+
+    dx          (n c s,), written, or None; may be dy
+    dresidual   (n c s,), written, or None
+    dy, x       (n c s,)
+    residual    (n c s,) or None
+    constants   (7, c): see layout.py
+    activation  None or a tuple of activations.py
+    frozen      whether the statistics were given
+    stream      whether dx is written past the caches
+    size        values in a tile
+    shape       (n, c, s)
+    """
+    n, c, s = shape
+    i = lo * size
+    end = min(hi * size, n * c * s)
+    plane = i // s
+    column = i - plane * s
+    channel = plane % c
+    while i < end:
+        count = min(s - column, end - i)
+        apply_segment(
+            dx, dresidual, dy, x, residual, i, count, constants, channel, activation, frozen,
+            stream,
+        )  # fmt: skip
+        i += count
+        column = 0
+        channel = channel + 1 if channel + 1 < c else 0
+
+
+@driver
+def apply_planes_parallel(
+    tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, size, shape
+):
+    """`apply_planes` over all tiles."""
+    for tile in prange(tiles):
+        apply_planes(
+            tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
+            size, shape,
+        )  # fmt: skip
+
+
+@worker
+def apply_columns(
+    lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height,
+    row_length,
+):  # fmt: skip
+    """Writes dx and dresidual of rows, the last tile first; tile t is rows t height, ...
+
+    `constants` is (7, stride); the other arguments are those of `apply_planes`.
+    """
+    rows = x.size // row_length
+    rest = x.size - rows * row_length
+    for tile in range(hi - 1, lo - 1, -1):
+        top = tile * height
+        bottom = min(top + height, rows)
+        if bottom == rows and rest > 0:
+            apply_block(
+                dx, dresidual, dy, x, residual, constants, (rows, rows + 1), (0, rest), row_length,
+                activation, frozen, False,
+            )  # fmt: skip
+        apply_block(
+            dx, dresidual, dy, x, residual, constants, (top, bottom),
+            (0, row_length), row_length, activation, frozen, stream,
+        )  # fmt: skip
+
+
+@driver
+def apply_columns_parallel(
+    tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height, row_length
+):
+    """`apply_columns` over all tiles, the last first: they are still in the last cache."""
+    for i in prange(tiles):
+        tile = tiles - 1 - i
+        apply_columns(
+            tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
+            height, row_length,
+        )  # fmt: skip

@@ -1,0 +1,219 @@
+"""y = activation(gamma (x - mean) inv_std + beta + residual), given each channel's statistics.
+
+The mean is never folded into the shift: with mean / std = 1e4 that would cost four of float32's
+seven digits. It is subtracted first, as a head in the data's type, where the subtraction is exact
+for values near the mean; its float64 tail goes into the shift:
+
+    y = (x - head) scale + shift        head = T(mean), tail = mean - head,
+                                        scale = gamma inv_std, shift = beta - tail scale
+
+One subtraction, one fma, in a loop that waits for memory; a constant channel is exactly beta.
+"""
+
+from __future__ import annotations
+
+from nbnorm.jit.elementary import narrow, square_root
+from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.simd import (
+    fma,
+    lanes,
+    load_part,
+    misalignment,
+    select,
+    splat,
+    store_part,
+    store_stream,
+    widen,
+)
+from nbnorm.kernels.activations import activate
+from nbnorm.kernels.channels import HEAD, SCALE, SHIFT, spread, written_rows
+
+# Per activation, channels are as many as a sample has values: worked out one by one, their
+# statistics and constants took a quarter of the forward's time.
+
+
+@inlined
+def invert_deviations(statistics, first, last, eps):
+    """1 / sqrt(var + eps) of the channels first..last-1; 0 where nothing varies and eps is 0."""
+    width = lanes(statistics[0])
+    zero = splat(statistics[0], 0.0)
+    one = splat(zero, 1.0)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        root = square_root(load_part(statistics[1], channel, count, zero) + splat(zero, eps))
+        inv_std = select(root > zero, one / root, root * zero)  # NaN stays NaN
+        store_part(statistics[2], channel, inv_std, count)
+
+
+@inlined
+def fold(folded, statistics, parameters, first, last):
+    """Writes head, scale and shift of the channels first..last-1 to `folded`."""
+    width = lanes(statistics[0])
+    zero = splat(statistics[0], 0.0)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        mean = load_part(statistics[0], channel, count, zero)
+        head = narrow(folded[HEAD], mean)
+        gamma = load_part(parameters[0], channel, count, zero)
+        beta = load_part(parameters[1], channel, count, zero)
+        scale = gamma * load_part(statistics[2], channel, count, zero)
+        shift = beta - (mean - widen(head)) * scale
+        store_part(folded[HEAD], channel, head, count)
+        store_part(folded[SCALE], channel, narrow(folded[HEAD], scale), count)
+        store_part(folded[SHIFT], channel, narrow(folded[HEAD], shift), count)
+
+
+@worker
+def fold_given(constants, folded, statistics, parameters, eps, spans):
+    """inv_std and constants of all channels from a mean and variance that were given.
+
+    constants   (>= 3, stride), folded (>= 3, >= c): head, scale and shift, written
+    statistics  (3, c): mean and var; inv_std, written
+    parameters  (2, c): gamma, beta
+    """
+    c = statistics.shape[1]
+    invert_deviations(statistics, 0, c, eps)
+    fold(folded, statistics, parameters, 0, c)
+    spread(constants, folded, HEAD, SHIFT + 1, spans)
+
+
+@inlined
+def _normalize(y, x, residual, i, count, head, scale, shift, activation, stream):
+    """Normalizes ``x[i : i + count]``: without a mask if count is a whole vector's `lanes`."""
+    z = fma(load_part(x, i, count, head) - head, scale, shift)
+    if residual is not None:
+        z = z + load_part(residual, i, count, shift)
+    z = activate(z, activation)
+    if stream:
+        store_stream(y, i, z)
+    else:
+        store_part(y, i, z, count)
+
+
+@inlined
+def normalize_segment(y, x, residual, start, count, constants, channel, activation, stream):
+    """Normalizes ``x[start : start + count]``, all of one channel."""
+    width = lanes(x)
+    head = splat(x, constants[HEAD, channel])
+    scale = splat(x, constants[SCALE, channel])
+    shift = splat(x, constants[SHIFT, channel])
+    i = start
+    end = start + count
+    if stream:  # up to the first address that may be streamed to
+        count = min(misalignment(y, i), count)
+        _normalize(y, x, residual, i, count, head, scale, shift, activation, False)
+        i += count
+    while i + width <= end:
+        _normalize(y, x, residual, i, width, head, scale, shift, activation, stream)
+        i += width
+    if i < end:
+        _normalize(y, x, residual, i, end - i, head, scale, shift, activation, False)
+
+
+@inlined
+def _normalize_down(
+    y, x, residual, constants, top, bottom, j, count, row_length, activation, stream
+):
+    """Normalizes the columns j..j+count-1 of a few rows."""
+    zero = splat(x, 0.0)
+    head = load_part(constants[HEAD], j, count, zero)
+    scale = load_part(constants[SCALE], j, count, zero)
+    shift = load_part(constants[SHIFT], j, count, zero)
+    for row in range(top, bottom):
+        i = row * row_length + j
+        _normalize(y, x, residual, i, count, head, scale, shift, activation, stream)
+
+
+@inlined
+def normalize_block(y, x, residual, constants, rows, columns, row_length, activation, stream):
+    """Normalizes a block of columns, the last rows first.
+
+    They are the ones still in cache where the statistics have just been summed. `rows` and
+    `columns` are (first, last).
+    """
+    width = lanes(x)
+    height = written_rows(x, row_length)
+    bottom = rows[1]
+    while bottom > rows[0]:
+        top = max(bottom - height, rows[0])
+        whole = columns[1] - (columns[1] - columns[0]) % width
+        for j in range(columns[0], whole, width):
+            _normalize_down(
+                y, x, residual, constants, top, bottom, j, width, row_length, activation, stream
+            )
+        if whole < columns[1]:
+            _normalize_down(
+                y, x, residual, constants, top, bottom, whole, columns[1] - whole, row_length,
+                activation, False,
+            )  # fmt: skip
+        bottom = top
+
+
+@worker
+def normalize_planes(lo, hi, y, x, residual, constants, activation, stream, size, shape):
+    """Normalizes planes given their channels' constants; tile t is values t size, ... of x.
+
+    lo, hi      tiles
+    y           (n c s,), written
+    x           (n c s,)
+    residual    (n c s,) or None
+    constants   (>= 3, c): head, scale, shift
+    activation  None or a tuple of activations.py
+    stream      whether y is written past the caches
+    size        values in a tile
+    shape       (n, c, s)
+    """
+    n, c, s = shape
+    i = lo * size
+    end = min(hi * size, n * c * s)
+    plane = i // s
+    column = i - plane * s
+    channel = plane % c
+    while i < end:
+        count = min(s - column, end - i)
+        normalize_segment(y, x, residual, i, count, constants, channel, activation, stream)
+        i += count
+        column = 0
+        channel = channel + 1 if channel + 1 < c else 0
+
+
+@driver
+def normalize_planes_parallel(tiles, y, x, residual, constants, activation, stream, size, shape):
+    """`normalize_planes` over all tiles."""
+    for tile in prange(tiles):
+        normalize_planes(tile, tile + 1, y, x, residual, constants, activation, stream, size, shape)
+
+
+@worker
+def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, height, row_length):
+    """Normalizes rows given their columns' constants, the last tile first.
+
+    Tile t is the rows t height to (t + 1) height - 1. `constants` is (>= 3, stride); the other
+    arguments are those of `normalize_planes`.
+    """
+    rows = x.size // row_length
+    rest = x.size - rows * row_length
+    for tile in range(hi - 1, lo - 1, -1):
+        top = tile * height
+        bottom = min(top + height, rows)
+        if bottom == rows and rest > 0:
+            normalize_block(
+                y, x, residual, constants, (rows, rows + 1), (0, rest), row_length, activation,
+                False,
+            )  # fmt: skip
+        normalize_block(
+            y, x, residual, constants, (top, bottom), (0, row_length), row_length,
+            activation, stream,
+        )  # fmt: skip
+
+
+@driver
+def normalize_columns_parallel(
+    tiles, y, x, residual, constants, activation, stream, height, row_length
+):
+    """`normalize_columns` over all tiles, the last first: they are still in the last cache."""
+    for i in prange(tiles):
+        tile = tiles - 1 - i
+        normalize_columns(
+            tile, tile + 1, y, x, residual, constants, activation, stream, height, row_length
+        )

@@ -1,0 +1,1 @@
+"""Two-dimensional convolutions, as GEMMs over pixels that are never laid out as a matrix."""

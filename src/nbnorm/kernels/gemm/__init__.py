@@ -1,0 +1,1 @@
+"""GEMM: products of matrices, packed and multiplied in registers, and their epilogue."""

@@ -1,0 +1,63 @@
+"""Copies of matrix blocks in the order in which the multiply reads them: see microkernel.py."""
+
+from __future__ import annotations
+
+from nbnorm.jit.options import inlined
+from nbnorm.jit.simd import lanes, load_part, splat, store, store_part
+from nbnorm.kernels.gemm.microkernel import lanes_of_register, panel_width
+from nbnorm.kernels.gemm.transpose import transpose_tile
+
+
+@inlined
+def copy_row(to, to_at, source, at, count, padded):
+    """Copies `count` numbers, and zeros up to `padded`."""
+    width = lanes(to)
+    zero = splat(to, 0.0)
+    i = 0
+    while i + width <= count:
+        store(to, to_at + i, load_part(source, at + i, width, zero))
+        i += width
+    while i < padded:
+        part = load_part(source, at + i, count - i, zero) if i < count else zero
+        store_part(to, to_at + i, part, padded - i)
+        i += width
+
+
+@inlined
+def transpose(to, to_at, to_step, source, at, step, rows, columns, padded):
+    """``to[to_at + j to_step + i] = source[at + i step + j]``, zeros for i from rows to padded."""
+    lanes = lanes_of_register(to)
+    for i in range(0, padded, lanes):
+        for j in range(0, columns, lanes):
+            transpose_tile(
+                to, to_at + j * to_step + i, to_step, source, at + i * step + j, step, rows - i,
+                columns - j, padded - i,
+            )  # fmt: skip
+
+
+@inlined
+def pack_panels(to, source, at, depth_step, column_step, depth, columns):
+    """Packs ``b[p, j] = source[at + p depth_step + j column_step]``; one of the steps is 1.
+
+    Panel after panel, each of `depth` rows.
+    """
+    j = 0
+    while j < columns:
+        width = panel_width(to, columns - j)
+        used = min(width, columns - j)
+        start = j * depth
+        if column_step == 1:
+            for p in range(depth):
+                copy_row(to, start + p * width, source, at + p * depth_step + j, used, width)
+        else:
+            transpose(
+                to, start, width, source, at + j * column_step, column_step, used, depth, width
+            )
+        j += width
+
+
+@inlined
+def pack_rows(to, to_step, source, at, step, depth, rows):
+    """Packs ``a[i, p] = source[at + p step + i]`` with its rows side by side, `to_step` apart."""
+    for p in range(depth):
+        copy_row(to, p * to_step, source, at + p * step, rows, to_step)

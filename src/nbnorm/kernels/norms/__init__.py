@@ -1,0 +1,1 @@
+"""L1 and L2: division by a norm, and penalties."""

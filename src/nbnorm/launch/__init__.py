@@ -1,0 +1,1 @@
+"""Launchers: plan tiles, lend memory, run kernels. They take checked arguments, and never raise."""

@@ -1,0 +1,1 @@
+"""Launchers of convolutions: one module an algorithm."""

@@ -1,0 +1,247 @@
+"""Products in blocks with what follows them, called from Python and from a user's compiled code."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from numba import njit
+
+from nbnorm import kernels, reference
+from nbnorm.jit.simd import lane_count
+from nbnorm.kernels import ReLU
+from nbnorm.kernels.channels import HEAD
+from nbnorm.kernels.gemm.gemm import (
+    PACKED_ROWS,
+    add_products,
+    add_products_parallel,
+    multiply,
+    multiply_few,
+    multiply_few_parallel,
+    multiply_parallel,
+)
+from tests.kernels.views import DTYPES, integers_in
+
+each_type = pytest.mark.parametrize("dtype", DTYPES)
+
+# (i, j, p), (rows, columns in a block, slices), depth of a step: whole blocks and cut ones.
+SIZES = [
+    ((1, 1, 1), (6, 64, 1), 256),
+    ((7, 5, 3), (6, 64, 1), 2),
+    ((13, 70, 9), (12, 64, 1), 4),
+    ((101, 130, 5), (102, 64, 1), 5),  # more rows than are packed at once
+    ((25, 131, 10), (12, 128, 1), 3),
+]
+
+
+def laid(matrix, along_rows):
+    """The matrix flat, and its steps from row to row and from column to column."""
+    rows, columns = matrix.shape
+    if along_rows:
+        return np.ascontiguousarray(matrix).reshape(-1), (columns, 1)
+    return np.ascontiguousarray(matrix.T).reshape(-1), (1, rows)
+
+
+def stride_of(columns, dtype):
+    lanes = lane_count(np.dtype(dtype).itemsize)
+    return -(-columns // lanes) * lanes
+
+
+def arguments_of(a, b, ways, blocks, depth, slots):
+    """What `multiply` takes but for c and what follows, poisoned where it is scratch."""
+    (n, p), columns = a.shape, b.shape[1]
+    (a_flat, a_steps), (b_flat, b_steps) = laid(a, ways[0]), laid(b, ways[1])
+    height, width, slices = blocks
+    room = depth * stride_of(width, a.dtype)
+    return {
+        "a": a_flat,
+        "b": b_flat,
+        "panels": np.full((slots, room), np.nan, a.dtype),
+        "lines": np.full((slots, 1 if ways[0] else depth * PACKED_ROWS), np.nan, a.dtype),
+        "tables": np.full((slots, 1 + PACKED_ROWS), 2**40),
+        "sizes": (n, columns, p),
+        "steps": (*a_steps, *b_steps, depth),
+        "blocks": blocks,
+        "tiles": -(-n // height) * -(-columns // width) * slices,
+    }
+
+
+NOTHING = {
+    "constants": None,
+    "dy": None,
+    "residual": None,
+    "activation": None,
+    "sums": None,
+    "pivots": None,
+}
+
+
+@each_type
+@pytest.mark.parametrize("ways", [(1, 1), (1, 0), (0, 1), (0, 0)], ids=str)
+@pytest.mark.parametrize(("sizes", "blocks", "depth"), SIZES, ids=str)
+def test_is_the_product_wherever_it_lies(sizes, blocks, depth, ways, dtype):
+    n, columns, p = sizes
+    a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
+    for slots in (1, 3):
+        arguments = arguments_of(a, b, ways, blocks, depth, slots)
+        c = np.full(n * columns + 2, np.nan, dtype)
+        for slot in reversed(range(slots)):
+            multiply(slot, slot + 1, c=c[:-2], **arguments, **NOTHING)
+        np.testing.assert_array_equal(c[:-2].reshape(n, columns), a @ b)
+        assert np.isnan(c[-2:]).all()
+
+
+@each_type
+@pytest.mark.parametrize("slices", [2, 3])
+def test_slices_of_the_depth_are_added(slices, dtype):
+    n, columns, p = 7, 70, 10
+    a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
+    parts = np.full(slices * n * columns, np.nan, dtype)
+    multiply(0, 2, c=parts, **arguments_of(a, b, (0, 1), (6, 64, slices), 2, 2), **NOTHING)
+    edges = [p * i // slices for i in range(slices + 1)]
+    for i, part in enumerate(parts.reshape(slices, n, columns)):
+        taken = slice(edges[i], edges[i + 1])
+        np.testing.assert_array_equal(part, a[:, taken] @ b[taken])
+    for size in (1000, 64, 37):
+        c = np.full(n * columns, np.nan, dtype)
+        for tile in range(-(-c.size // size)):
+            add_products(tile, tile + 1, c=c, slices=parts, size=size)
+        np.testing.assert_array_equal(c.reshape(n, columns), a @ b)
+
+
+def following(rng, n, columns, dtype):
+    """Constants of powers of two and integers, a residual, and what they make of a product."""
+    constants = np.full((3, stride_of(columns, dtype)), np.nan, dtype)
+    constants[0, :columns] = rng.integers(-4, 5, columns)
+    constants[1, :columns] = 2.0 ** rng.integers(-1, 2, columns)
+    constants[2, :columns] = rng.integers(-4, 5, columns)
+    residual = integers_in((n, columns), dtype, seed=5)
+    head, scale, shift = constants[:, :columns]
+    return constants, residual, lambda c: np.maximum((c - head) * scale + shift + residual, 0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 25])
+@each_type
+def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng):
+    columns, p = 131, 10
+    a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
+    constants, residual, after = following(rng, n, columns, dtype)
+    options = {
+        "constants": constants, "residual": residual.reshape(-1), "activation": ReLU(),
+    }  # fmt: skip
+    wanted = after(a @ b)
+    c = np.full(n * columns, np.nan, dtype)
+    arguments = arguments_of(a, b, (1, 0), (12, 64, 1), 4, 2)
+    multiply(0, 2, c=c, **arguments, **NOTHING | options)
+    np.testing.assert_array_equal(c.reshape(n, columns), wanted)
+
+    dy = integers_in((n, columns), dtype, seed=6)
+    wide = np.concatenate([constants, np.full_like(constants, np.nan), constants[:1]])
+    c = np.full(n * columns, np.nan, dtype)
+    gradient = {"constants": wide, "dy": dy.reshape(-1)}
+    multiply(0, 2, c=c, **arguments, **NOTHING | options | gradient)
+    np.testing.assert_array_equal(c.reshape(n, columns), np.where(wanted > 0, dy, 0))
+
+    for width in (64, 200):  # rows of b lie along the depth
+        c = np.full(n * columns, np.nan, dtype)
+        for tile in reversed(range(-(-columns // width))):
+            multiply_few(
+                tile, tile + 1, c=c, a=a.reshape(-1), b=np.ascontiguousarray(b.T).reshape(-1),
+                sizes=(n, columns, p), width=width, **options,
+            )  # fmt: skip
+        np.testing.assert_array_equal(c.reshape(n, columns), wanted)
+
+
+@each_type
+@pytest.mark.parametrize("p", [1, 63, 64, 130])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_rows(n, p, dtype):
+    a, b = integers_in((n, p), dtype), integers_in((p, 3), dtype, seed=1)
+    c = np.full(3 * n, np.nan, dtype)
+    multiply_few(
+        0, 1, c, a.reshape(-1), np.ascontiguousarray(b.T).reshape(-1), None, None, None, (n, 3, p),
+        64,
+    )  # fmt: skip
+    np.testing.assert_array_equal(c.reshape(n, 3), a @ b)
+
+
+@each_type
+@pytest.mark.parametrize("slots", [1, 4])
+def test_sums_of_each_block_about_its_own_pivot(slots, dtype):
+    n, columns, p, height = 20, 131, 3, 12
+    a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
+    b[:, 7] = 0  # a column that does not vary
+    c = np.full(n * columns, np.nan, dtype)
+    stride = stride_of(columns, dtype)
+    sums, pivots = np.full((2, 2, stride), np.nan), np.full((2, 3, stride), np.nan, dtype)
+    arguments = arguments_of(a, b, (1, 1), (height, 64, 1), 4, slots)
+    multiply(0, slots, c=c, **NOTHING | {"sums": sums, "pivots": pivots}, **arguments)
+    np.testing.assert_array_equal(c.reshape(n, columns), a @ b)
+    for i, block in enumerate((c.reshape(n, columns)[:height], c.reshape(n, columns)[height:])):
+        pivot = pivots[i, HEAD, :columns]
+        thirds = block[[0, len(block) // 3, 2 * len(block) // 3]]
+        np.testing.assert_array_equal(pivot, np.median(thirds, axis=0))
+        moved = block.astype(np.float64) - pivot
+        np.testing.assert_array_equal(sums[i, 0, :columns], moved.sum(axis=0))
+        np.testing.assert_array_equal(sums[i, 1, :columns], (moved**2).sum(axis=0))
+        np.testing.assert_array_equal(sums[i, :, 7], 0)
+    assert np.isnan(sums[:, :, columns:]).all()  # columns that are not there are not written
+
+
+def test_drivers_do_what_their_workers_do(rng):
+    """For the types that the functions have had compiled for float32."""
+    n, columns, p = 25, 131, 40
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, p), (p, columns)))
+    arguments = arguments_of(a, b, (1, 0), (12, 64, 1), 16, 3)
+    serial, parallel = (np.full(n * columns, np.nan, np.float32) for _ in range(2))
+    multiply(0, 3, c=serial, **arguments, **NOTHING)
+    multiply_parallel(3, c=parallel, **arguments, **NOTHING)
+    np.testing.assert_array_equal(parallel, serial)
+    np.testing.assert_allclose(serial.reshape(n, columns), a @ b, rtol=0, atol=1e-5)
+
+    few = (a.reshape(-1), arguments["b"], None, None, None, (n, columns, p), 64)
+    multiply_few(0, 3, serial, *few)
+    multiply_few_parallel(3, parallel, *few)
+    np.testing.assert_array_equal(parallel, serial)
+
+    slices = rng.standard_normal(3 * serial.size).astype(np.float32)
+    add_products(0, 4, serial, slices, 1000)
+    add_products_parallel(4, parallel, slices, 1000)
+    np.testing.assert_array_equal(parallel, serial)
+    np.testing.assert_allclose(serial, slices.reshape(3, -1).sum(axis=0), rtol=0, atol=1e-6)
+
+
+# --- from compiled code of one's own ------------------------------------------------------------
+
+
+@njit(parallel=True)
+def layer(x, weight, head, scale, shift):
+    """relu((x weight^T - head) scale + shift), 24 rows of x at a time, each on one thread."""
+    n, c = x.shape
+    k = weight.shape[0]
+    x_flat, weight_flat = x.reshape(-1), weight.reshape(-1)
+    y = np.empty((n, k), x.dtype)
+    y_flat = y.reshape(-1)
+    stride = (k + 63) // 64 * 64
+    constants = np.zeros((3, stride), x.dtype)
+    constants[0, :k], constants[1, :k], constants[2, :k] = head, scale, shift
+    slots = (n + 23) // 24
+    panels = np.empty((slots, 64 * c), x.dtype)
+    lines = np.empty((slots, 1), x.dtype)
+    tables = np.empty((slots, 97), np.int64)
+    tiles = slots * ((k + 63) // 64)
+    for slot in numba.prange(slots):
+        kernels.multiply(
+            slot, slot + 1, y_flat, x_flat, weight_flat, panels, lines, tables, constants, None,
+            None, ReLU(), None, None, (n, k, c), (c, 1, 1, c, c), (24, 64, 1), tiles,
+        )  # fmt: skip
+    return y
+
+
+def test_called_from_compiled_code():
+    dtype = np.float32
+    x, weight = integers_in((50, 9), dtype), integers_in((70, 9), dtype, seed=1)
+    head, shift = integers_in((2, 70), dtype, seed=2)
+    scale = np.full(70, 0.5, dtype)
+    wanted = np.maximum((reference.dense_forward(x, weight) - head) * scale + shift, 0)
+    np.testing.assert_array_equal(layer(x, weight, head, scale, shift), wanted)
