@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
 
-from nbnorm.jit.simd import emit_fma, vector_of, vector_suffix
+from nbnorm.jit import llvm
+from nbnorm.jit.simd import vector_of
 from nbnorm.jit.vectors import VectorType, as_vector, twin
 
 
@@ -38,14 +38,9 @@ _FORMATS = {
 _LN2_LOW = {32: 1.4286067653302e-06, 64: 1.9082149292705877e-10}
 
 
-def _emit_function(builder, name, value):
-    """A call of LLVM's intrinsic of one argument."""
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(value.type, [value.type]),
-        f"llvm.{name}.{vector_suffix(value.type)}",
-    )
-    return builder.call(function, [value])
+def _call(builder, name, value):
+    """LLVM's intrinsic of one vector."""
+    return llvm.call(builder, f"{name}.{llvm.vector_suffix(value.type)}", value.type, [value])
 
 
 def _absolute(vector: Any) -> Any:
@@ -57,7 +52,7 @@ def absolute(typing_context, vector):
     """The lanes without their signs."""
 
     def generate(context, builder, sig, args):
-        return _emit_function(builder, "fabs", args[0])
+        return _call(builder, "fabs", args[0])
 
     return vector(vector), generate
 
@@ -71,7 +66,7 @@ def square_root(typing_context, vector):
     """The square root of each lane, rounded correctly; NaN below 0."""
 
     def generate(context, builder, sig, args):
-        return _emit_function(builder, "sqrt", args[0])
+        return _call(builder, "sqrt", args[0])
 
     return vector(vector), generate
 
@@ -124,13 +119,13 @@ def exp(typing_context, vector):
 
         # Adding 1.5 * 2^mantissa_bits rounds to an integer, which then stands in the low bits.
         shift = number(1.5 * 2.0**form.mantissa_bits)
-        shifted = emit_fma(builder, v, number(1 / math.log(2)), shift)
+        shifted = llvm.fma(builder, v, number(1 / math.log(2)), shift)
         n = builder.fsub(shifted, shift)
-        r = emit_fma(builder, n, number(-form.ln2_high), v)
-        r = emit_fma(builder, n, number(-_LN2_LOW[bits]), r)
+        r = llvm.fma(builder, n, number(-form.ln2_high), v)
+        r = llvm.fma(builder, n, number(-_LN2_LOW[bits]), r)
         polynomial = number(1 / math.factorial(form.degree))
         for power in reversed(range(form.degree)):
-            polynomial = emit_fma(builder, polynomial, r, number(1 / math.factorial(power)))
+            polynomial = llvm.fma(builder, polynomial, r, number(1 / math.factorial(power)))
         biased = builder.add(builder.bitcast(shifted, integers), integer(form.bias))
         scale = builder.bitcast(builder.shl(biased, integer(form.mantissa_bits)), v.type)
         result = builder.fmul(polynomial, scale)

@@ -25,15 +25,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.errors import TypingError
 
-from nbnorm.jit import target
+from nbnorm.jit import llvm, target
 from nbnorm.jit.vectors import Vector, VectorType, as_vector, twin
 
 REGISTERS_PER_VECTOR = 4
 
-_INT32 = ir.IntType(32)
 _NEVER = 1 << (types.intp.bitwidth - 2)
 
 
@@ -42,7 +41,12 @@ _NEVER = 1 << (types.intp.bitwidth - 2)
 
 def lane_count(itemsize: int) -> int:
     """Lanes in a vector of elements of so many bytes."""
-    return REGISTERS_PER_VECTOR * target.register_bytes() // itemsize
+    return REGISTERS_PER_VECTOR * register_lanes(itemsize)
+
+
+def register_lanes(itemsize: int) -> int:
+    """Lanes in a register of elements of so many bytes."""
+    return target.register_bytes() // itemsize
 
 
 def vector_of(array: Any) -> VectorType:
@@ -75,7 +79,22 @@ def lanes(typing_context, array):
     count = vector_of(array).count
 
     def generate(context, builder, sig, args):
-        return ir.Constant(ir.IntType(types.intp.bitwidth), count)
+        return llvm.INTP(count)
+
+    return types.intp(array), generate
+
+
+def _lanes_of_register(array: Any) -> int:
+    return register_lanes(array.itemsize)
+
+
+@twin(_lanes_of_register)
+def lanes_of_register(typing_context, array):
+    """Lanes in a register of the array's elements, a constant in compiled code."""
+    count = register_lanes(array.dtype.bitwidth // 8)
+
+    def generate(context, builder, sig, args):
+        return llvm.INTP(count)
 
     return types.intp(array), generate
 
@@ -86,41 +105,11 @@ def lanes(typing_context, array):
 def _pointer(context, builder, array_type, array, index, vector):
     """Address of ``array[index]`` as a pointer to a vector."""
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _llvm(context, vector).as_pointer())
+    return llvm.vector_at(builder, data, index, _llvm(context, vector))
 
 
 def _llvm(context, numba_type):
     return context.get_value_type(numba_type)
-
-
-def _itemsize(vector: VectorType) -> int:
-    return int(vector.dtype.bitwidth // 8)
-
-
-def _lane_mask(context, builder, vector: VectorType, count):
-    """The mask whose first `count` lanes are set."""
-    bits = ir.IntType(vector.dtype.bitwidth)
-    indices = ir.VectorType(bits, vector.count)
-    # A count beyond the lanes would not fit the narrow lane index: clamp it first.
-    limit = ir.Constant(count.type, vector.count)
-    count = builder.select(builder.icmp_signed("<", count, limit), count, limit)
-    count = builder.trunc(count, bits) if bits.width < count.type.width else count
-    return builder.icmp_signed(
-        "<", ir.Constant(indices, list(range(vector.count))), _broadcast(builder, count, indices)
-    )
-
-
-def _broadcast(builder, scalar, vector):
-    single = builder.insert_element(
-        ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT32, 0)
-    )
-    zeros = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
-
-
-def vector_suffix(vector: ir.VectorType) -> str:
-    """What LLVM appends to the name of an intrinsic on this vector: ``v64f32``."""
-    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
 
 def checked_slice(array: Any, index: int, count: int) -> Any:
@@ -141,7 +130,7 @@ def load(typing_context, array, index):
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
-        return builder.load(pointer, align=_itemsize(vector))
+        return llvm.load(builder, pointer, _llvm(context, vector))
 
     return vector(array, types.intp), generate
 
@@ -167,15 +156,8 @@ def load_part(typing_context, array, index, count, others):
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
-        value = _llvm(context, vector)
-        mask = _lane_mask(context, builder, vector, args[2])
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(value, [pointer.type, _INT32, mask.type, value]),
-            f"llvm.masked.load.{vector_suffix(value)}.p0",
-        )
-        align = ir.Constant(_INT32, _itemsize(vector))
-        return builder.call(function, [pointer, align, mask, args[3]])
+        mask = llvm.first_lanes(builder, args[2], _llvm(context, vector))
+        return llvm.masked_load(builder, pointer, mask, args[3])
 
     return vector(array, types.intp, types.intp, vector), generate
 
@@ -206,7 +188,7 @@ def store(typing_context, array, index, vector):
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
-        builder.store(args[2], pointer, align=_itemsize(sig.args[2]))
+        llvm.store(builder, args[2], pointer)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, vector), generate
@@ -227,15 +209,9 @@ def store_part(typing_context, array, index, vector, count):
     _require_writable(array, vector, any_count=True)
 
     def generate(context, builder, sig, args):
-        vector = sig.args[2]
-        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
-        mask = _lane_mask(context, builder, vector, args[3])
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [args[2].type, pointer.type, _INT32, mask.type]),
-            f"llvm.masked.store.{vector_suffix(args[2].type)}.p0",
-        )
-        builder.call(function, [args[2], pointer, ir.Constant(_INT32, _itemsize(vector)), mask])
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
+        mask = llvm.first_lanes(builder, args[3], args[2].type)
+        llvm.masked_store(builder, args[2], pointer, mask)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, vector, types.intp), generate
@@ -255,7 +231,7 @@ def store_stream(typing_context, array, index, vector):
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
         written = builder.store(args[2], pointer, align=target.register_bytes())
-        one = builder.module.add_metadata([ir.Constant(_INT32, 1)])
+        one = builder.module.add_metadata([llvm.INT32(1)])
         written.set_metadata("nontemporal", one)
         return context.get_dummy_value()
 
@@ -279,7 +255,7 @@ def misalignment(typing_context, array, index):
 
     def generate(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        word = ir.IntType(types.intp.bitwidth)
+        word = llvm.INTP
         itemsize = sig.args[0].dtype.bitwidth // 8
         address = builder.ptrtoint(builder.gep(data, [args[1]]), word)
         bytes_ = builder.and_(builder.neg(address), word(target.register_bytes() - 1))
@@ -303,13 +279,9 @@ def prefetch(typing_context, array, index):
         byte_pointer = ir.IntType(8).as_pointer()
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
         pointer = builder.bitcast(builder.gep(data, [args[1]]), byte_pointer)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte_pointer, _INT32, _INT32, _INT32]),
-            "llvm.prefetch.p0",
-        )
-        read, keep_everywhere, data_cache = (ir.Constant(_INT32, n) for n in (0, 3, 1))
-        builder.call(function, [pointer, read, keep_everywhere, data_cache])
+        read, keep_everywhere, data_cache = (llvm.INT32(n) for n in (0, 3, 1))
+        arguments = [pointer, read, keep_everywhere, data_cache]
+        llvm.call(builder, "prefetch.p0", ir.VoidType(), arguments)
         return context.get_dummy_value()
 
     return types.none(array, types.intp), generate
@@ -334,7 +306,7 @@ def splat(typing_context, like, value):
 
     def generate(context, builder, sig, args):
         scalar = context.cast(builder, args[1], sig.args[1], vector.dtype)
-        return _broadcast(builder, scalar, _llvm(context, vector))
+        return llvm.broadcast(builder, scalar, _llvm(context, vector))
 
     return vector(like, value), generate
 
@@ -354,19 +326,9 @@ def fma(typing_context, a, b, c):
     """
 
     def generate(context, builder, sig, args):
-        return emit_fma(builder, *args)
+        return llvm.fma(builder, *args)
 
     return a(a, a, a), generate
-
-
-def emit_fma(builder, a, b, c):
-    """The instruction for ``a * b + c`` on LLVM vectors."""
-    if not target.has_fma():
-        return builder.fadd(builder.fmul(a, b), c)
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.{vector_suffix(a.type)}"
-    )
-    return builder.call(function, (a, b, c))
 
 
 def _select(mask: Any, a: Any, b: Any) -> Any:
@@ -399,16 +361,10 @@ def total(typing_context, vector):
         value = _widened(builder, args[0])
         while value.type.count > 1:
             half = value.type.count // 2
-            low, high = (
-                builder.shuffle_vector(
-                    value,
-                    ir.Constant(value.type, ir.Undefined),
-                    ir.Constant(ir.VectorType(_INT32, half), list(range(first, first + half))),
-                )
-                for first in (0, half)
-            )
+            low = llvm.shuffle(builder, value, None, range(half))
+            high = llvm.shuffle(builder, value, None, range(half, 2 * half))
             value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.Constant(_INT32, 0))
+        return builder.extract_element(value, llvm.INT32(0))
 
     return types.float64(vector), generate
 
@@ -450,8 +406,8 @@ def accumulate(typing_context, sums, index, vector):
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], wide)
-        old = builder.load(pointer, align=8)
-        builder.store(builder.fadd(old, _widened(builder, args[2])), pointer, align=8)
+        old = llvm.load(builder, pointer, _llvm(context, wide))
+        llvm.store(builder, builder.fadd(old, _widened(builder, args[2])), pointer)
         return context.get_dummy_value()
 
     return types.none(sums, types.intp, vector), generate
@@ -473,23 +429,10 @@ def accumulate_part(typing_context, sums, index, vector, count):
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], wide)
-        mask = _lane_mask(context, builder, wide, args[3])
         value = _llvm(context, wide)
-        align = ir.Constant(_INT32, 8)
-        suffix = f"{vector_suffix(value)}.p0"
-        load = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(value, [pointer.type, _INT32, mask.type, value]),
-            f"llvm.masked.load.{suffix}",
-        )
-        store = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [value, pointer.type, _INT32, mask.type]),
-            f"llvm.masked.store.{suffix}",
-        )
-        old = builder.call(load, [pointer, align, mask, ir.Constant(value, None)])
-        added = builder.fadd(old, _widened(builder, args[2]))
-        builder.call(store, [added, pointer, align, mask])
+        mask = llvm.first_lanes(builder, args[3], value)
+        old = llvm.masked_load(builder, pointer, mask, ir.Constant(value, None))
+        llvm.masked_store(builder, builder.fadd(old, _widened(builder, args[2])), pointer, mask)
         return context.get_dummy_value()
 
     return types.none(sums, types.intp, vector, types.intp), generate

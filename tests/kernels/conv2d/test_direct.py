@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from nbnorm.jit.simd import register_lanes
 from nbnorm.kernels.conv2d.direct import (
     COLLECTED,
     COLUMNS,
@@ -18,7 +19,7 @@ from nbnorm.kernels.conv2d.direct import (
     share_of,
     weight_gradient,
 )
-from nbnorm.kernels.gemm.microkernel import register_lanes, widest_panel
+from nbnorm.kernels.gemm.microkernel import widest_panel
 from tests.kernels.conv2d.windows import (
     AFTER,
     Convolution,

@@ -9,9 +9,9 @@ import pytest
 from numba.core import config
 
 from nbnorm.jit.options import worker
+from nbnorm.jit.simd import register_lanes
 from nbnorm.kernels.conv2d import winograd_transforms as transforms
 from nbnorm.kernels.conv2d.winograd_transforms import PATCH, TILE
-from nbnorm.kernels.gemm.microkernel import register_lanes
 from tests.kernels.views import DTYPES
 
 B_T = np.array(

@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+from nbnorm.jit.simd import register_lanes
 from nbnorm.kernels.gemm import microkernel
 from nbnorm.kernels.gemm.microkernel import (
     TILE_ROWS,
     multiply_block,
     multiply_tile,
     padded_width,
-    register_lanes,
     widest_panel,
 )
 from tests.kernels.views import DTYPES, integers_in, panel_widths
@@ -67,7 +67,13 @@ def test_a_tile_is_the_product_and_nothing_else_is_written(more, registers, dtyp
     width = registers * lanes
     heights = (1, 2, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 3)
     # One column beyond each register's edge and one before it, and more than there are.
-    edges = {1, width, width + 5, *(lanes * r + d for r in range(1, registers) for d in (-1, 0, 1))}
+    edges = {
+        1,
+        width,
+        width + 5,
+        2**32,
+        *(lanes * r + d for r in range(1, registers) for d in (-1, 0, 1)),
+    }
     for (taps, step, depth), height, columns in itertools.product(ALONG, heights, sorted(edges)):
         used, written = min(columns, width), min(height, TILE_ROWS)
         a = integers_in((TILE_ROWS, taps.size * depth), dtype)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbnorm.kernels.gemm.microkernel import padded_width, panel_width, register_lanes
+from nbnorm.jit.simd import register_lanes
+from nbnorm.kernels.gemm.microkernel import padded_width, panel_width
 from nbnorm.kernels.gemm.packing import copy_row, pack_panels, pack_rows, transpose
 from tests.kernels.views import DTYPES, integers_in
 

@@ -10,12 +10,19 @@ all groups fill the lanes: each number of a lane's group is first laid beside it
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.jit.simd import accumulate, fma, lanes, load_part, splat, store_part
+from nbnorm.jit.shuffles import pick
+from nbnorm.jit.simd import (
+    accumulate,
+    fma,
+    lanes,
+    lanes_of_register,
+    load_part,
+    splat,
+    store_part,
+)
 from nbnorm.kernels.conv2d.direct import finish
 from nbnorm.kernels.conv2d.images import band_count, find_band, place_of, write_pixels
-from nbnorm.kernels.gemm.microkernel import lanes_of_register
 from nbnorm.kernels.gemm.packing import transpose
-from nbnorm.kernels.gemm.transpose import pick
 
 # Places worked out together: as many sums in registers, and each weight is loaded once for all.
 PLACES = 4

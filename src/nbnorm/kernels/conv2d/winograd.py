@@ -12,6 +12,7 @@ most against 2e-6; a NaN or an infinity spreads to the pixels of its tile.
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.simd import lanes_of_register
 from nbnorm.kernels.conv2d.direct import depth_at_once, finish, share_of
 from nbnorm.kernels.conv2d.images import band_count, place_of, read_band, write_pixels
 from nbnorm.kernels.conv2d.winograd_transforms import (
@@ -23,12 +24,7 @@ from nbnorm.kernels.conv2d.winograd_transforms import (
     transform_weight,
     transform_weight_gradient,
 )
-from nbnorm.kernels.gemm.microkernel import (
-    lanes_of_register,
-    multiply_block,
-    padded_width,
-    panel_width,
-)
+from nbnorm.kernels.gemm.microkernel import multiply_block, padded_width, panel_width
 from nbnorm.kernels.gemm.packing import transpose
 
 POINTS = PATCH * PATCH

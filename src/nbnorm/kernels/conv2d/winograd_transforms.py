@@ -22,14 +22,12 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from nbnorm.jit.simd import checked_slice, emit_fma
+from nbnorm.jit import llvm
+from nbnorm.jit.simd import checked_slice, register_lanes
 from nbnorm.jit.vectors import twin
-from nbnorm.kernels.gemm.microkernel import Masked, register_lanes
 
 TILE = 4  # output pixels across
 PATCH = 6  # input pixels across
-
-_INT32 = ir.IntType(32)
 
 
 def _input(d: Sequence[Any]) -> list[Any]:
@@ -118,7 +116,7 @@ class _Code:
 
     def _fma(self, other, factor):
         scale = other.constant(factor)
-        return self._new(emit_fma(self.builder, other.vector, scale, self.value))
+        return self._new(llvm.fma(self.builder, other.vector, scale, self.value))
 
 
 def _square(map_: Callable[[Sequence[Any]], list[Any]], rows: list[list[Any]]) -> list[list[Any]]:
@@ -159,8 +157,7 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
         Each place has a vector of `count` channels, a register at most. Of the larger picture of
         the two, input or output, pixels beyond height and width are neither read nor written.
         """
-        itemsize = to.dtype.bitwidth // 8
-        lanes = register_lanes(itemsize)
+        lanes = register_lanes(to.dtype.bitwidth // 8)
 
         def generate(context, builder, sig, args):
             _, to_at, to_down, to_across, _, at, down, across, height, width, count = args
@@ -168,12 +165,12 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
             data = context.make_array(sig.args[4])(context, builder, args[4]).data
             vector = ir.VectorType(context.get_value_type(to.dtype), lanes)
             word = at.type
-            places = _Places(builder, vector, itemsize, height, width, count)
+            places = _Places(builder, vector, height, width, count)
 
             def place(start, first, step_down, step_across, i, j):
                 index = builder.add(first, builder.mul(step_down, word(i)))
                 index = builder.add(index, builder.mul(step_across, word(j)))
-                return builder.bitcast(builder.gep(start, [index]), vector.as_pointer())
+                return llvm.vector_at(builder, start, index, vector)
 
             def each(size, action):
                 for i in range(size):
@@ -218,12 +215,11 @@ def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: i
 class _Places:
     """Loads and stores of the channels and pixels that are there."""
 
-    def __init__(self, builder, vector, itemsize, height, width, count):
-        self.builder, self.vector, self.itemsize = builder, vector, itemsize
+    def __init__(self, builder, vector, height, width, count):
+        self.builder, self.vector = builder, vector
         self.height, self.width, self.count = height, width, count
         self.word = count.type
-        self.masked = Masked(builder, vector, itemsize)
-        self.lanes = self.masked.lanes_below(count)
+        self.lanes = llvm.first_lanes(builder, count, vector)
 
     def whole(self, size, clipped):
         builder = self.builder
@@ -241,18 +237,19 @@ class _Places:
             builder.icmp_signed(">", self.height, self.word(i)),
             builder.icmp_signed(">", self.width, self.word(j)),
         )
-        return self.masked.only_if(inside, self.lanes)
+        return llvm.mask_if(builder, inside, self.lanes)
 
     def load(self, pointer, i, j, masked, clipped):
         if not masked:
-            return self.builder.load(pointer, align=self.itemsize)
-        return self.masked.load(pointer, self._mask(i, j, clipped))
+            return llvm.load(self.builder, pointer, self.vector)
+        zero = ir.Constant(self.vector, None)
+        return llvm.masked_load(self.builder, pointer, self._mask(i, j, clipped), zero)
 
     def store(self, value, pointer, i, j, masked, clipped):
         if masked:
-            self.masked.store(value, pointer, self._mask(i, j, clipped))
+            llvm.masked_store(self.builder, value, pointer, self._mask(i, j, clipped))
         else:
-            self.builder.store(value, pointer, align=self.itemsize)
+            llvm.store(self.builder, value, pointer)
 
 
 transform_input = _declare(_input, PATCH, PATCH)

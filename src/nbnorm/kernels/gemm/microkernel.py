@@ -26,9 +26,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from nbnorm.jit import target
+from nbnorm.jit import llvm, target
 from nbnorm.jit.options import inlined
-from nbnorm.jit.simd import checked_slice, emit_fma, vector_suffix
+from nbnorm.jit.simd import checked_slice, lanes_of_register, register_lanes
 from nbnorm.jit.vectors import twin
 
 TILE_ROWS = 6
@@ -38,17 +38,10 @@ TILE_ROWS = 6
 # product's rms at most for (1024, 1024, 1024), and 3.8e-6 with twice the depth.
 DEPTH = 256
 
-_INT32 = ir.IntType(32)
-
 
 def widest_panel() -> int:
     """Registers of the widest panel: with 16, six rows by two leave room for b and a."""
     return 4 if target.register_count() == 32 else 2
-
-
-def register_lanes(itemsize: int) -> int:
-    """Numbers in a register of the target."""
-    return target.register_bytes() // itemsize
 
 
 def _multiply(
@@ -105,43 +98,6 @@ def _declare_multiply(chosen: int | None) -> Any:
     return multiply
 
 
-class Masked:
-    """Loads and stores of some lanes of a register."""
-
-    def __init__(self, builder, vector, itemsize):
-        self.builder, self.vector, self.itemsize = builder, vector, itemsize
-        self.none = ir.Constant(ir.VectorType(ir.IntType(1), vector.count), None)
-
-    def lanes_below(self, count):
-        """The mask of the first `count` lanes; all of them if there are fewer."""
-        builder = self.builder
-        indices = ir.VectorType(_INT32, self.vector.count)
-        numbers = ir.Constant(indices, list(range(self.vector.count)))
-        spread = _broadcast(builder, builder.trunc(count, _INT32), indices)
-        return builder.icmp_signed("<", numbers, spread)
-
-    def only_if(self, condition, mask):
-        """The mask if the condition holds, else that of no lane."""
-        return self.builder.select(condition, mask, self.none)
-
-    def load(self, pointer, mask):
-        """The lanes of the mask; 0 in the others, whose memory is not touched."""
-        kind = ir.FunctionType(self.vector, [pointer.type, _INT32, mask.type, self.vector])
-        zero = ir.Constant(self.vector, None)
-        arguments = [pointer, _INT32(self.itemsize), mask, zero]
-        return self.builder.call(self._function("load", kind), arguments)
-
-    def store(self, value, pointer, mask):
-        """Writes the lanes of the mask."""
-        kind = ir.FunctionType(ir.VoidType(), [self.vector, pointer.type, _INT32, mask.type])
-        arguments = [value, pointer, _INT32(self.itemsize), mask]
-        self.builder.call(self._function("store", kind), arguments)
-
-    def _function(self, name, kind):
-        name = f"llvm.masked.{name}.{vector_suffix(self.vector)}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
-
-
 class _Tile:
     """The code of one tile: its sums in registers, its place in c.
 
@@ -159,8 +115,7 @@ class _Tile:
             for _ in range(widest_panel() // registers)
         ]
         self.sums = self.chains[0]
-        self.itemsize = sig.args[0].dtype.bitwidth // 8
-        self.masked = Masked(builder, self.vector, self.itemsize)
+        self.zero = ir.Constant(vector, None)
         array = {
             i: context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 3, 4, 6, 8)
         }
@@ -187,13 +142,10 @@ class _Tile:
             for r in range(self.registers):
                 action(row, r)
 
-    def as_vector(self, pointer):
-        return self.builder.bitcast(pointer, self.vector.as_pointer())
-
     def place(self, row, r):
         offset = self.builder.mul(self.c_step, self.word(row))
         offset = self.builder.add(offset, self.word(r * self.lanes))
-        return self.as_vector(self.builder.gep(self.c, [offset]))
+        return llvm.vector_at(self.builder, self.c, offset, self.vector)
 
     def move(self, one):
         """Moves the part of the tile that is in c: without masks where that is all of it."""
@@ -206,10 +158,10 @@ class _Tile:
             with unmasked:
                 self.each(lambda row, r: one(row, r, None))
             with masked:
-                masks = [
-                    self.masked.lanes_below(builder.sub(self.columns, self.word(r * self.lanes)))
-                    for r in range(self.registers)
-                ]
+                masks = []
+                for r in range(self.registers):
+                    left = builder.sub(self.columns, self.word(r * self.lanes))
+                    masks.append(llvm.first_lanes(builder, left, self.vector))
                 for row in range(TILE_ROWS):
                     with builder.if_then(builder.icmp_signed(">", self.height, self.word(row))):
                         for r in range(self.registers):
@@ -218,9 +170,9 @@ class _Tile:
     def add(self, row, r, mask):
         builder, place = self.builder, self.place(row, r)
         if mask is None:
-            value = builder.load(place, align=self.itemsize)
+            value = llvm.load(builder, place, self.vector)
         else:
-            value = self.masked.load(place, mask)
+            value = llvm.masked_load(builder, place, mask, self.zero)
         total = self.sums[row][r]
         builder.store(builder.fadd(value, builder.load(total)), total)
 
@@ -228,15 +180,15 @@ class _Tile:
         builder, place = self.builder, self.place(row, r)
         value = builder.load(self.sums[row][r])
         if mask is None:
-            builder.store(value, place, align=self.itemsize)
+            llvm.store(builder, value, place)
         else:
-            self.masked.store(value, place, mask)
+            llvm.masked_store(builder, value, place, mask)
 
     def multiply(self):
         """Sums the products of all taps."""
         builder, word = self.builder, self.word
         for total in _flat(self.chains):
-            builder.store(ir.Constant(self.vector, None), total)
+            builder.store(self.zero, total)
         starts = [
             builder.gep(self.a, [builder.load(builder.gep(self.rows, [word(row)]))])
             for row in range(TILE_ROWS)
@@ -281,50 +233,25 @@ class _Tile:
         """Adds the products at depth p of a tap, which is at `along` in the lines of a."""
         builder, word = self.builder, self.word
         line = builder.gep(panel, [builder.mul(p, word(self.registers * self.lanes))])
-        columns = [
-            builder.load(
-                self.as_vector(builder.gep(line, [word(r * self.lanes)])), align=self.itemsize
-            )
-            for r in range(self.registers)
-        ]
+        columns = []
+        for r in range(self.registers):
+            place = llvm.vector_at(builder, line, word(r * self.lanes), self.vector)
+            columns.append(llvm.load(builder, place, self.vector))
         for row in range(TILE_ROWS):
             number = builder.load(builder.gep(lines[row], [along]))
-            number = _broadcast(builder, number, self.vector)
+            number = llvm.broadcast(builder, number, self.vector)
             for r in range(self.registers):
                 total = sums[row][r]
-                builder.store(emit_fma(builder, number, columns[r], builder.load(total)), total)
+                builder.store(llvm.fma(builder, number, columns[r], builder.load(total)), total)
 
 
 def _flat(chains):
     return [total for sums in chains for row in sums for total in row]
 
 
-def _broadcast(builder, scalar, vector):
-    single = builder.insert_element(
-        ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT32, 0)
-    )
-    zeros = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
-
-
 _multiply_one = _declare_multiply(1)
 _multiply_two = _declare_multiply(2)
 _multiply_widest = _declare_multiply(None)
-
-
-def _lanes(array: Any) -> int:
-    return register_lanes(array.itemsize)
-
-
-@twin(_lanes)
-def lanes_of_register(typing_context, array):
-    """Numbers of the array's type in a register, a constant in compiled code."""
-    count = register_lanes(array.dtype.bitwidth // 8)
-
-    def generate(context, builder, sig, args):
-        return ir.Constant(ir.IntType(types.intp.bitwidth), count)
-
-    return types.intp(array), generate
 
 
 def _registers_of_panel(array: Any) -> int:
@@ -336,7 +263,7 @@ def registers_of_panel(typing_context, array):
     """Registers of the widest panel, a constant in compiled code."""
 
     def generate(context, builder, sig, args):
-        return ir.Constant(ir.IntType(types.intp.bitwidth), widest_panel())
+        return llvm.INTP(widest_panel())
 
     return types.intp(array), generate
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nbnorm.jit.options import inlined
-from nbnorm.jit.simd import lanes, load_part, splat, store, store_part
-from nbnorm.kernels.gemm.microkernel import lanes_of_register, panel_width
-from nbnorm.kernels.gemm.transpose import transpose_tile
+from nbnorm.jit.shuffles import transpose_square
+from nbnorm.jit.simd import lanes, lanes_of_register, load_part, splat, store, store_part
+from nbnorm.kernels.gemm.microkernel import panel_width
 
 
 @inlined
@@ -29,7 +29,7 @@ def transpose(to, to_at, to_step, source, at, step, rows, columns, padded):
     lanes = lanes_of_register(to)
     for i in range(0, padded, lanes):
         for j in range(0, columns, lanes):
-            transpose_tile(
+            transpose_square(
                 to, to_at + j * to_step + i, to_step, source, at + i * step + j, step, rows - i,
                 columns - j, padded - i,
             )  # fmt: skip

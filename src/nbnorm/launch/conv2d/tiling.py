@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from nbnorm.jit.simd import lane_count
+from nbnorm.jit.simd import lane_count, register_lanes
 from nbnorm.kernels.conv2d.direct import WHOLE
-from nbnorm.kernels.gemm.microkernel import TILE_ROWS, register_lanes
+from nbnorm.kernels.gemm.microkernel import TILE_ROWS
 from nbnorm.launch.conv2d.images import Images
 from nbnorm.launch.plan import BALANCED_TILES
 from nbnorm.launch.scratch import scratch

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+from nbnorm.jit import shuffles
 from nbnorm.jit.options import worker
-from nbnorm.kernels.gemm import transpose as shuffles
-from nbnorm.kernels.gemm.microkernel import register_lanes
-from nbnorm.kernels.gemm.transpose import transpose_tile
+from nbnorm.jit.shuffles import transpose_square
+from nbnorm.jit.simd import register_lanes
 from tests.kernels.views import DTYPES, integers_in
 
 each_type = pytest.mark.parametrize("dtype", DTYPES)
@@ -22,7 +22,7 @@ def lanes_of(dtype):
 
 @worker
 def transposed(to, to_at, to_step, source, at, step, rows, columns, stored):
-    transpose_tile(to, to_at, to_step, source, at, step, rows, columns, stored)
+    transpose_square(to, to_at, to_step, source, at, step, rows, columns, stored)
 
 
 @each_type
@@ -30,7 +30,7 @@ def transposed(to, to_at, to_step, source, at, step, rows, columns, stored):
 def test_a_square_is_transposed_as_far_as_it_goes(to_gap, gap, dtype):
     lanes = lanes_of(dtype)
     for rows, columns, more in itertools.product(
-        (0, 1, lanes - 1, lanes, lanes + 4), (1, lanes // 2, lanes, lanes + 9), (0, 1, 100)
+        (0, 1, lanes - 1, lanes, lanes + 4), (1, lanes // 2, lanes, lanes + 9, 2**32), (0, 1, 100)
     ):
         high, wide = min(rows, lanes), min(columns, lanes)
         stored = min(rows + more, lanes)
@@ -52,11 +52,11 @@ def test_the_transpose_s_twin_raises_beyond_an_array(dtype):
         "to": np.ones(4, dtype), "to_at": 0, "to_step": 2, "source": np.ones(4, dtype), "at": 0,
         "step": 2, "rows": 2, "columns": 2, "stored": 2,
     }  # fmt: skip
-    shuffles._transpose(**arguments)
+    shuffles._transpose_square(**arguments)
     for change in (
         {"to_at": 1}, {"to_at": -1}, {"to_step": 3}, {"at": 1}, {"at": -1}, {"step": 3},
         {"source": np.ones(2, dtype)}, {"source": np.ones(3, dtype)}, {"to": np.ones(2, dtype)},
         {"to": np.ones(3, dtype)},
     ):  # fmt: skip
         with pytest.raises(IndexError):
-            shuffles._transpose(**arguments | change)
+            shuffles._transpose_square(**arguments | change)
