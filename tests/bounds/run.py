@@ -16,14 +16,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 import nbnorm
-from nbnorm.functional import penalties
 from nbnorm.jit import threads
-from nbnorm.launch import dense_by_covariance, plan, scratch
+from nbnorm.launch import dense_by_covariance, machine, plan, scratch
 from nbnorm.launch import gemm as product
 from nbnorm.launch.conv2d import direct as conv_direct
 from nbnorm.launch.conv2d import tiling as windows
@@ -33,16 +33,16 @@ from tests.bounds.drawing import Drawing
 from tests.bounds.families import FAMILIES
 
 SMALL = {
-    plan: {
-        "TILE_BYTES": 4 << 10, "LARGEST_TILE_BYTES": 8 << 10, "SECOND_CACHE_BYTES": 16 << 10,
-        "LAST_CACHE_BYTES": 64 << 10, "SECOND_CACHE_PERIOD": 1 << 10, "SHORTEST_SLICE": 256,
-        "SHORT_PLANE_BYTES": 256, "PIECE": 512, "PARALLEL_FROM": 512,
+    machine: {
+        "TILE_BYTES": 4 << 10, "L2_CACHE_BYTES": 16 << 10, "L2_SET_PERIOD": 1 << 10,
+        "LLC_BYTES": 64 << 10, "SHORTEST_SLICE_VALUES": 256, "SHORTEST_STREAM_BYTES": 256,
+        "TILE_VALUES": 512, "PARALLEL_FROM_VALUES": 512,
     },
+    plan: {"LARGEST_TILE_BYTES": 8 << 10},
     product: {
         "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE": 64, "SLICE_DEPTH": 64,
     },
     dense_by_covariance: {"ROWS_A_COLUMN": 4, "FEWEST_VALUES": 1 << 10},
-    penalties: {"PIECE": 512},
     windows: {"BAND_BYTES": 8 << 10, "MOST_PLACES": 64, "FEWEST_PLACES": 24},
     conv_direct: {"SUMS_BYTES": 64 << 10},
     conv_winograd: {
@@ -99,12 +99,19 @@ def _set_limits(limits: dict[Any, dict[str, int]]) -> None:
         for name, value in values.items():
             if not hasattr(module, name):
                 raise AttributeError(f"{module.__name__} has no {name}")
-            setattr(module, name, value)
-    for module in list(sys.modules.values()):
-        if module.__name__.startswith("nbnorm.functional"):
-            for value in vars(module).values():
-                if isinstance(value, functools._lru_cache_wrapper):
-                    value.cache_clear()
+            for user in _users() if module is machine else [module]:
+                if hasattr(user, name):
+                    setattr(user, name, value)
+    for user in _users():
+        for value in vars(user).values():
+            if isinstance(value, functools._lru_cache_wrapper):
+                value.cache_clear()
+
+
+def _users() -> list[ModuleType]:
+    """The modules that may have imported a limit, or keep what was worked out from it."""
+    floors = ("nbnorm.functional.", "nbnorm.launch.")
+    return [module for name, module in list(sys.modules.items()) if name.startswith(floors)]
 
 
 def _tell(**facts: Any) -> None:

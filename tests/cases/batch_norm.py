@@ -54,6 +54,14 @@ def read_only(values: Array) -> Array:
     return array
 
 
+def misaligned(values: Array) -> Array:
+    """A copy that begins one byte off its alignment."""
+    memory = np.empty(values.nbytes + 1, np.uint8)
+    array: Array = memory[1:].view(values.dtype).reshape(values.shape)
+    array[...] = values
+    return array
+
+
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "C": lambda values: values.copy(order="C"),
     "Fortran": lambda values: values.copy(order="F"),

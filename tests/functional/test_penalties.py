@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm import l1_penalty, l2_penalty, reference
-from nbnorm.launch.plan import PIECE
+from nbnorm.launch.machine import TILE_VALUES
 from nbnorm.launch.scratch import Scratch
 from tests.cases.batch_norm import LAYOUTS, poisoned, surrounded
 from tests.cases.finite_differences import assert_gradient
@@ -24,7 +24,7 @@ each_penalty = pytest.mark.parametrize("name", PENALTIES)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [0, 1, 3, 63, 64, 65, 1000, PIECE + 1, 2 * PIECE + 77])
+@pytest.mark.parametrize("size", [0, 1, 3, 63, 64, 65, 1000, TILE_VALUES + 1, 2 * TILE_VALUES + 77])
 @each_penalty
 def test_is_the_reference(name, size, dtype, rng, monkeypatch):
     ours, plain = PENALTIES[name]

@@ -14,14 +14,12 @@ from nbnorm.functional.gradients import check_places
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
 from nbnorm.launch.batch_norm import (
     apply_statistics,
-    cast,
     channel_parameters,
-    deliver,
     differentiate,
     normalize_batch,
-    output,
 )
 from nbnorm.launch.layout import Layout, flat, layout_of
+from nbnorm.launch.outputs import cast, destination
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -180,9 +178,9 @@ def batch_norm_forward(
         y = apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
         return y, context
 
-    y, written = output(out, x, layout)
+    place = destination(out, x.shape, x.dtype, layout.order)
     normalize_batch(
-        written,
+        place.written,
         kept.reshape(3, c),
         flat(x, layout),
         None if residual is None else flat(residual, layout),
@@ -192,8 +190,7 @@ def batch_norm_forward(
         ddof,
         applied,
     )
-    deliver(written, out, layout)
-    return y, context
+    return place.deliver(), context
 
 
 def batch_norm_inference(
@@ -334,16 +331,16 @@ def batch_norm_backward(
         _check_gradients(function, out, dy, context, wanted)
 
     c = layout.shape[1]
-    dx = dresidual = dx_written = dresidual_written = None
+    dx = dresidual = None
     if "dx" in wanted:
-        dx, dx_written = output(out.dx, x, layout)
+        dx = destination(out.dx, x.shape, x.dtype, layout.order)
     if residual is not None and "dresidual" in wanted:
-        dresidual, dresidual_written = output(out.dresidual, x, layout)
+        dresidual = destination(out.dresidual, x.shape, x.dtype, layout.order)
     both = np.zeros((2, c))
     if x.size:
         differentiate(
-            dx_written,
-            dresidual_written,
+            None if dx is None else dx.written,
+            None if dresidual is None else dresidual.written,
             both,
             flat(dy, layout),
             flat(x, layout),
@@ -362,11 +359,12 @@ def batch_norm_backward(
         dgamma = cast(both[0], gamma, out.dgamma)
     if beta is not None and "dbeta" in wanted:
         dbeta = cast(both[1], beta, out.dbeta)
-    if dx_written is not None:
-        deliver(dx_written, out.dx, layout)
-    if dresidual_written is not None:
-        deliver(dresidual_written, out.dresidual, layout)
-    return BatchNormGradients(dx, dgamma, dbeta, dresidual)
+    return BatchNormGradients(
+        None if dx is None else dx.deliver(),
+        dgamma,
+        dbeta,
+        None if dresidual is None else dresidual.deliver(),
+    )
 
 
 # --- checks ---------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from nbnorm.functional.gradients import check_places
 from nbnorm.functional.sizes import pair, size
 from nbnorm.launch.batch_norm import channel_sums
 from nbnorm.launch.conv2d import algorithms
-from nbnorm.launch.conv2d.images import images_for, images_of, returned
+from nbnorm.launch.conv2d.images import destination_of_images, images_of
 from nbnorm.launch.conv2d.tiling import Geometry, Sizes
 from nbnorm.launch.gemm import shift_by
-from nbnorm.launch.scratch import empty
+from nbnorm.launch.outputs import destination
 from nbnorm.typing import Array
 
 Pair: TypeAlias = tuple[int, int]
@@ -280,10 +280,10 @@ def convolved(
 ) -> Array:
     """`conv2d_forward` of checked arguments."""
     images = images_of(x, axis)
-    z = images_for(out, output_shape(g, axis), axis, images)
+    y, z = destination_of_images(out, output_shape(g, axis), axis, images)
     constants = shift_by(bias, len(weight), x.dtype)
     algorithms.forward(z, images, weight, g, algorithm, constants=constants)
-    return returned(out, z, axis)
+    return y.deliver()
 
 
 def differentiated(
@@ -300,15 +300,13 @@ def differentiated(
     gradient, images = images_of(dz, axis), images_of(x, axis)
     dx = dweight = dbias = None
     if "dx" in wanted:
-        written = images_for(out.dx, x.shape, axis, images)
+        place, written = destination_of_images(out.dx, x.shape, axis, images)
         algorithms.input_gradient(written, gradient, weight, g, algorithm)
-        dx = returned(out.dx, written, axis)
+        dx = place.deliver()
     if "dweight" in wanted:
-        dweight = empty(weight.shape, weight.dtype) if out.dweight is None else out.dweight
-        flat = dweight.reshape(-1) if dweight.flags.carray else np.empty(weight.size, weight.dtype)
-        algorithms.weight_gradient(flat, gradient, images, g, algorithm)
-        if not dweight.flags.carray:
-            dweight[...] = flat.reshape(weight.shape)
+        place = destination(out.dweight, weight.shape, weight.dtype)
+        algorithms.weight_gradient(place.written, gradient, images, g, algorithm)
+        dweight = place.deliver()
     if "dbias" in wanted:
         dbias = np.empty(len(weight), weight.dtype) if out.dbias is None else out.dbias
         dbias[...] = channel_sums(gradient.array(-1))

@@ -32,17 +32,15 @@ from nbnorm.functional.fusion import (
 from nbnorm.functional.parameters import check_statistics
 from nbnorm.launch.batch_norm import (
     apply_statistics,
-    cast,
     channel_parameters,
-    deliver,
     normalize_summed,
-    output,
 )
 from nbnorm.launch.conv2d import algorithms
-from nbnorm.launch.conv2d.images import flat_like, images_for, images_of, new_images, returned
+from nbnorm.launch.conv2d.images import destination_of_images, flat_like, images_of, new_images
 from nbnorm.launch.conv2d.tiling import Geometry
 from nbnorm.launch.gemm import given_constants, shift_by
 from nbnorm.launch.layout import flat, layout_of
+from nbnorm.launch.outputs import cast, destination
 from nbnorm.typing import Array
 
 
@@ -381,13 +379,12 @@ def _forward(
         kept[0], kept[1] = statistics
         y = apply_statistics(z, kept, gamma, beta, layout, eps, activation, residual, out)
         return y, context
-    y, target = output(out, z, layout)
+    place = destination(out, z.shape, z.dtype, layout.order)
     normalize_summed(
-        target, kept, written.flat, None if residual is None else flat(residual, layout),
+        place.written, kept, written.flat, None if residual is None else flat(residual, layout),
         channel_parameters(gamma, beta, k), layout.shape, eps, ddof, activation, summed,
     )  # fmt: skip
-    deliver(target, out, layout)
-    return y, context
+    return place.deliver(), context
 
 
 def _inference(
@@ -407,13 +404,13 @@ def _inference(
 ) -> Array:
     axis = options.axis
     images = images_of(x, axis)
-    y = images_for(out, output_shape(g, axis), axis, images)
+    y, written = destination_of_images(out, output_shape(g, axis), axis, images)
     algorithms.forward(
-        y, images, weight, g, options.algorithm,
+        written, images, weight, g, options.algorithm,
         constants=given_constants(mean, var, gamma, beta, bias, eps, x.dtype),
-        residual=flat_like(residual, axis, y), activation=activation,
+        residual=flat_like(residual, axis, written), activation=activation,
     )  # fmt: skip
-    return returned(out, y, axis)
+    return y.deliver()
 
 
 def _backward(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from nbnorm import checks
 from nbnorm.functional.gradients import destinations
 from nbnorm.launch.batch_norm import channel_sums
 from nbnorm.launch.gemm import Matrix, matrix, multiply, shift_by
-from nbnorm.launch.scratch import empty
+from nbnorm.launch.outputs import Destination, destination
 from nbnorm.typing import Array
 
 
@@ -68,9 +66,9 @@ def dense_forward(
     if out is not None:
         checks.writable(function, "out", out, shape, x.dtype, inputs)
 
-    y, written = rows_of_output(out, shape, x.dtype)
-    multiply(written, as_rows(x), matrix(weight).transposed, constants=shift_by(bias, k, x.dtype))
-    return delivered(y, written)
+    y = destination(out, shape, x.dtype)
+    multiply(y.written, as_rows(x), matrix(weight).transposed, constants=shift_by(bias, k, x.dtype))
+    return y.deliver()
 
 
 def dense_backward(
@@ -132,7 +130,13 @@ def dense_backward(
         {"dy": dy, "x": x, "weight": weight},
     )
 
-    differentiate_product(dx, dweight, dy, x, weight)
+    differentiate_product(
+        None if dx is None else destination(dx, dx.shape, dx.dtype),
+        None if dweight is None else destination(dweight, dweight.shape, dweight.dtype),
+        dy,
+        x,
+        weight,
+    )
     if dbias is not None:
         dbias[...] = channel_sums(dy)
     return DenseGradients(dx, dweight, dbias)
@@ -156,32 +160,16 @@ def as_rows(x: Array) -> Matrix:
     return matrix(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def rows_of_output(out: Array | None, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
-    """The array to return, and the flat array for the kernel to write: a view of it if it can."""
-    if out is None:
-        out = empty(shape, dtype)
-    elif not out.flags.carray:
-        return out, np.empty(out.size, dtype)
-    return out, out.reshape(-1)
-
-
-def delivered(out: Array, written: Array) -> Array:
-    """`out`, holding what the kernel wrote."""
-    if not out.flags.carray:
-        out[...] = written.reshape(out.shape)
-    return out
-
-
 def differentiate_product(
-    dx: Array | None, dweight: Array | None, dy: Array, x: Array, weight: Array
-) -> None:
+    dx: Destination | None, dweight: Destination | None, dy: Array, x: Array, weight: Array
+) -> tuple[Array | None, Array | None]:
     """``dx = dy weight`` and ``dweight = dy^T x``, each unless it is None."""
     rows = as_rows(dy)
     if dx is not None:
-        _, written = rows_of_output(dx, dx.shape, dx.dtype)
-        multiply(written, rows, matrix(weight))
-        delivered(dx, written)
+        multiply(dx.written, rows, matrix(weight))
     if dweight is not None:
-        _, written = rows_of_output(dweight, dweight.shape, dweight.dtype)
-        multiply(written, rows.transposed, as_rows(x))
-        delivered(dweight, written)
+        multiply(dweight.written, rows.transposed, as_rows(x))
+    return (
+        None if dx is None else dx.deliver(),
+        None if dweight is None else dweight.deliver(),
+    )

@@ -18,9 +18,7 @@ from nbnorm.functional.batch_norm import (
 from nbnorm.functional.dense import (
     as_rows,
     check_operands,
-    delivered,
     differentiate_product,
-    rows_of_output,
 )
 from nbnorm.functional.fusion import (
     Normalized,
@@ -34,7 +32,6 @@ from nbnorm.functional.parameters import check_statistics
 from nbnorm.launch.batch_norm import (
     Summed,
     apply_statistics,
-    cast,
     channel_parameters,
     channel_sums,
     normalize_summed,
@@ -48,6 +45,7 @@ from nbnorm.launch.dense_by_covariance import (
 )
 from nbnorm.launch.gemm import given_constants, matrix, multiply, shift_by, sums_for
 from nbnorm.launch.layout import layout_of, run_of
+from nbnorm.launch.outputs import cast, destination
 from nbnorm.launch.scratch import empty
 from nbnorm.typing import Array
 
@@ -363,28 +361,28 @@ def _forward(
         )
         return DenseBatchNormContext(x, weight, bias, normalization, standardized)
 
-    y, written = rows_of_output(out, shape, x.dtype)
+    y = destination(out, shape, x.dtype)
     if not frozen and pays(n, k, c):
         found = normalize_product(
-            written, x.reshape(n, c), weight, bias, (gamma, beta), eps, ddof, activation, rows
+            y.written, x.reshape(n, c), weight, bias, (gamma, beta), eps, ddof, activation, rows
         )
         if found is not None:
-            return delivered(y, written), context(np.empty((0, k), x.dtype), *found)
+            return y.deliver(), context(np.empty((0, k), x.dtype), *found)
     summed = sums_for((n, k, c), x.dtype) if statistics is None and k else None
     z = _product(x, weight, bias, summed)
     kept = np.empty((3, k))
     result = context(z, kept, None)
     if statistics is not None:
         kept[0], kept[1] = statistics
-        into = written.reshape(n, k)
+        into = y.written.reshape(n, k)
         layout = result.normalization.layout
         apply_statistics(z, kept, gamma, beta, layout, eps, activation, rows, into)
     else:
         normalize_summed(
-            written, kept, z.reshape(-1), None if rows is None else run_of(rows),
+            y.written, kept, z.reshape(-1), None if rows is None else run_of(rows),
             channel_parameters(gamma, beta, k), (n, k, 1), eps, ddof, activation, summed,
         )  # fmt: skip
-    return delivered(y, written), result
+    return y.deliver(), result
 
 
 def _product(x: Array, weight: Array, bias: Array | None, summed: Summed | None) -> Array:
@@ -413,16 +411,16 @@ def _inference(
 ) -> Array:
     k = len(weight)
     shape = (*x.shape[:-1], k)
-    y, written = rows_of_output(out, shape, x.dtype)
+    y = destination(out, shape, x.dtype)
     multiply(
-        written,
+        y.written,
         as_rows(x),
         matrix(weight).transposed,
         constants=given_constants(mean, var, gamma, beta, bias, eps, x.dtype),
-        residual=_rows_beside(residual, written),
+        residual=_rows_beside(residual, y.written),
         activation=activation,
     )
-    return delivered(y, written)
+    return y.deliver()
 
 
 def _backward(
@@ -442,30 +440,33 @@ def _backward(
         normalization = normalization._replace(x=z, layout=layout, residual=context.residual)
     through = owed & {"dx", "dweight", "dbias"}  # those that need dz
     shape = normalization.x.shape
-    dresidual = written = place = None
+    dresidual = None
     if "dresidual" in owed:
-        dresidual, written = rows_of_output(out.dresidual, dy.shape, dy.dtype)
-        place = written.reshape(shape)
+        dresidual = destination(out.dresidual, dy.shape, dy.dtype)
     dz, dgamma, dbeta, _ = batch_norm_backward(
         dy.reshape(shape),
         normalization,
         needs=[*owed & {"dgamma", "dbeta", "dresidual"}, *(["dx"] if through else [])],
-        out=BatchNormGradients(None, out.dgamma, out.dbeta, place),
+        out=BatchNormGradients(
+            None,
+            out.dgamma,
+            out.dbeta,
+            None if dresidual is None else dresidual.written.reshape(shape),
+        ),
     )
-    if dresidual is not None and written is not None:
-        delivered(dresidual, written)
+    through_residual = None if dresidual is None else dresidual.deliver()
     if dz is None:
-        return DenseBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
+        return DenseBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=through_residual)
     dz = dz.reshape(dy.shape)
-    dx, dweight = (
-        (empty(source.shape, source.dtype) if place is None else place) if name in owed else None
-        for name, source, place in (("dx", x, out.dx), ("dweight", weight, out.dweight))
-    )
-    differentiate_product(dx, dweight, dz, x, weight)
+    dx, dweight = differentiate_product(
+        destination(out.dx, x.shape, x.dtype) if "dx" in owed else None,
+        destination(out.dweight, weight.shape, weight.dtype) if "dweight" in owed else None,
+        dz, x, weight,
+    )  # fmt: skip
     dbias = None
     if bias is not None and "dbias" in owed:
         dbias = cast(channel_sums(dz), bias, out.dbias)
-    return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
+    return DenseBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, through_residual)
 
 
 def _backward_without_product(
@@ -487,9 +488,9 @@ def _backward_without_product(
         return None
     dx = dweight = dgamma = dbeta = dbias = dresidual = None
     if "dx" in owed:
-        dx, written = rows_of_output(out.dx, x.shape, x.dtype)
-        write_dx(written, found, standardized)
-        delivered(dx, written)
+        place = destination(out.dx, x.shape, x.dtype)
+        write_dx(place.written, found, standardized)
+        dx = place.deliver()
     if "dweight" in owed:
         dweight = cast(found.dweight, weight, out.dweight)
     if gamma is not None and "dgamma" in owed:

@@ -14,8 +14,8 @@ from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels.norms import divide as kernels
 from nbnorm.kernels.norms.kinds import L1, L2
-from nbnorm.launch.batch_norm import deliver, output
 from nbnorm.launch.layout import Layout, flat, layout_of
+from nbnorm.launch.outputs import destination
 from nbnorm.launch.plan import NormPlan, norm_plan
 from nbnorm.launch.scratch import ALIGNMENT, address, scratch
 from nbnorm.typing import Array
@@ -268,13 +268,12 @@ def _forward(
     layout = layout_of(x.shape, x.strides, axes, ascending=False)
     n, _, s = layout.shape
     context = kind(x, np.empty(n * s), layout, axes)
-    y, written = output(out, x, layout)
+    y = destination(out, x.shape, x.dtype, layout.order)
     if x.size:
-        _divide(written, context.norms, None, flat(x, layout), layout.shape, eps, order)
+        _divide(y.written, context.norms, None, flat(x, layout), layout.shape, eps, order)
     else:  # sums of nothing
         context.norms.fill(eps if isinstance(order, L1) else math.sqrt(eps))
-    deliver(written, out, layout)
-    return y, context
+    return y.deliver(), context
 
 
 def _backward(
@@ -292,11 +291,10 @@ def _backward(
         inputs = {"dy": dy, "x": x}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs, over=("dy",))
 
-    dx, written = output(out, x, layout)
+    dx = destination(out, x.shape, x.dtype, layout.order)
     if x.size:
-        _divide(written, norms, flat(dy, layout), flat(x, layout), layout.shape, 0.0, order)
-    deliver(written, out, layout)
-    return dx
+        _divide(dx.written, norms, flat(dy, layout), flat(x, layout), layout.shape, 0.0, order)
+    return dx.deliver()
 
 
 def _fits(context: NormalizeContext) -> bool:

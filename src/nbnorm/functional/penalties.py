@@ -10,9 +10,9 @@ from nbnorm import checks
 from nbnorm.jit.threads import run
 from nbnorm.kernels.norms import penalties as kernels
 from nbnorm.kernels.norms.kinds import L1, L2
-from nbnorm.launch.batch_norm import deliver, output
 from nbnorm.launch.layout import flat, layout_of
-from nbnorm.launch.plan import PARALLEL_FROM, PIECE
+from nbnorm.launch.machine import PARALLEL_FROM_VALUES, TILE_VALUES
+from nbnorm.launch.outputs import destination
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -95,10 +95,9 @@ def _penalty(
     if out is not None:
         checks.writable(function, "out", out, x.shape, x.dtype, {"x": x}, over=("x",))
     layout = layout_of(x.shape, x.strides, (0,))
-    gradient, written = output(out, x, layout)
-    loss = penalize(written, None, flat(x, layout), weight, order)
-    deliver(written, out, layout)
-    return loss, gradient
+    gradient = destination(out, x.shape, x.dtype, layout.order)
+    loss = penalize(gradient.written, None, flat(x, layout), weight, order)
+    return loss, gradient.deliver()
 
 
 def penalty_loss(x: Array, weight: float, order: Any) -> float:
@@ -110,9 +109,9 @@ def penalty_loss(x: Array, weight: float, order: Any) -> float:
 def add_penalty_gradient(dy: Array, x: Array, weight: float, order: Any) -> Array:
     """A new array: dy and the gradient of the penalty of x."""
     layout = layout_of(x.shape, x.strides, (0,))
-    dx, written = output(None, x, layout)
-    penalize(written, flat(dy, layout), flat(x, layout), weight, order)
-    return dx
+    dx = destination(None, x.shape, x.dtype, layout.order)
+    penalize(dx.written, flat(dy, layout), flat(x, layout), weight, order)
+    return dx.out
 
 
 def check_penalized(function: str, x: Any) -> None:
@@ -126,11 +125,12 @@ def penalize(
     gradient: Array | None, dy: Array | None, x: Array, weight: float, order: Any
 ) -> float:
     """The loss of flat arrays; the gradient is written, dy added to it."""
-    tiles = -(-x.size // PIECE)
+    tiles = -(-x.size // TILE_VALUES)
     sums = scratch.take("sums", (tiles,), np.float64)
     run(
-        kernels.penalize, kernels.penalize_parallel, tiles, x.size >= PARALLEL_FROM, sums,
-        gradient, dy, x, weight, order, PIECE,
+        kernels.penalize, kernels.penalize_parallel, tiles,
+        x.size >= PARALLEL_FROM_VALUES, sums, gradient, dy, x, weight, order,
+        TILE_VALUES,
     )  # fmt: skip
     total = float(sums.sum())
     return weight * total if isinstance(order, L1) else weight / 2 * total

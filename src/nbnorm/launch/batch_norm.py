@@ -8,8 +8,10 @@ import numpy as np
 
 from nbnorm.jit.threads import run
 from nbnorm.kernels.batch_norm import fused, gradients, moments, normalize, sums
-from nbnorm.launch.layout import Layout, flat, in_place, layout_of, like
-from nbnorm.launch.plan import Plan, elementwise_plan, training_plan, whole_vectors
+from nbnorm.launch.layout import Layout, flat, layout_of
+from nbnorm.launch.machine import whole_vectors
+from nbnorm.launch.outputs import destination
+from nbnorm.launch.plan import Plan, elementwise_plan, training_plan
 from nbnorm.launch.scratch import ALIGNMENT, address, scratch
 from nbnorm.typing import Array
 
@@ -40,22 +42,6 @@ def _constants(plan: Plan, rows: int, c: int, dtype: Any) -> tuple[Array, Array]
     if plan.spans[0] == plan.spans[1] == 1:
         return constants, constants
     return constants, scratch.take("folded", (rows, c), dtype)
-
-
-def output(out: Array | None, x: Array, layout: Layout) -> tuple[Array, Array]:
-    """The array to return, and the flat array for the kernel to write: a view of it if it can."""
-    if out is None:
-        out = like(layout, x.shape, x.dtype)
-    elif not in_place(out, layout):
-        return out, np.empty(x.size, x.dtype)
-    return out, flat(out, layout)
-
-
-def deliver(written: Array, out: Array | None, layout: Layout) -> None:
-    """Copies what the kernel wrote to an `out` that it could not write to."""
-    if out is not None and not in_place(out, layout):
-        order = layout.order or tuple(range(out.ndim))
-        out.transpose(order)[...] = written.reshape([out.shape[axis] for axis in order])
 
 
 def _streams(written: Array | None, plan: Plan) -> bool:
@@ -127,7 +113,7 @@ def apply_statistics(
     out: Array | None,
 ) -> Array:
     """Y from the mean and variance in `kept`, where inv_std is added."""
-    y, written = output(out, x, layout)
+    y = destination(out, x.shape, x.dtype, layout.order)
     if x.size:
         c = layout.shape[1]
         plan = elementwise_plan(layout.shape, x.itemsize)
@@ -141,12 +127,11 @@ def apply_statistics(
             plan.spans,
         )
         _normalize(
-            plan, layout.shape, written, flat(x, layout),
+            plan, layout.shape, y.written, flat(x, layout),
             None if residual is None else flat(residual, layout), constants, activation,
-            _streams(written, plan),
+            _streams(y.written, plan),
         )  # fmt: skip
-    deliver(written, out, layout)
-    return y
+    return y.deliver()
 
 
 def normalize_batch(
@@ -344,12 +329,3 @@ def differentiate(
             gradients.apply_planes, gradients.apply_planes_parallel, plan.pieces, plan.parallel,
             *arguments, shape,
         )  # fmt: skip
-
-
-def cast(gradient: Array, parameter: Array, out: Array | None) -> Array:
-    """A channel gradient in the shape and type of its parameter."""
-    if out is None:
-        gradient = gradient.astype(parameter.dtype)
-        return gradient if parameter.ndim == 1 else gradient.reshape(parameter.shape)
-    out[...] = gradient.reshape(parameter.shape)
-    return out

@@ -33,8 +33,9 @@ from nbnorm.launch.batch_norm import (
     summed_statistics,
 )
 from nbnorm.launch.gemm import Matrix, deep_product, matrix, multiply, sums_for
-from nbnorm.launch.layout import flat, layout_of, like, run_of
-from nbnorm.launch.plan import whole_vectors
+from nbnorm.launch.layout import flat, layout_of, run_of
+from nbnorm.launch.machine import whole_vectors
+from nbnorm.launch.outputs import destination
 from nbnorm.launch.scratch import empty, scratch
 from nbnorm.typing import Array
 
@@ -92,10 +93,10 @@ def normalize_product(
     gamma, beta = parameters
     n, c = x.shape
     layout = layout_of(x.shape, x.strides, (1,))
-    rows = like(layout, x.shape, x.dtype)
+    rows, written, _ = destination(None, x.shape, x.dtype, layout.order)
     statistics = np.empty((3, c))
     normalize_batch(
-        flat(rows, layout), statistics, flat(x, layout), None, channel_parameters(None, None, c),
+        written, statistics, flat(x, layout), None, channel_parameters(None, None, c),
         layout.shape, 0.0, 0, None,
     )  # fmt: skip
     std = np.sqrt(statistics[1])

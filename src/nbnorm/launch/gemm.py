@@ -15,7 +15,12 @@ from nbnorm.kernels.gemm import gemm as product
 from nbnorm.kernels.gemm.microkernel import DEPTH, TILE_ROWS
 from nbnorm.launch.batch_norm import Summed, channel_parameters, sums_about
 from nbnorm.launch.layout import run_of
-from nbnorm.launch.plan import BALANCED_TILES, whole_vectors
+from nbnorm.launch.machine import (
+    BALANCED_TILES,
+    PARALLEL_FROM_MACS,
+    PARALLEL_FROM_UNPACKED_MACS,
+    whole_vectors,
+)
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -25,9 +30,6 @@ PANELS = 2
 # A block of the product is to be found in the second cache by what follows it.
 BLOCK_BYTES = 256 << 10
 FEWEST_ROWS = 96
-
-# Below this many multiplications a product runs on the calling thread, in some 30 us.
-PARALLEL_FROM = 1 << 22
 
 # Slices of the depth, for products that have too few blocks otherwise.
 SHORTEST_SLICE = 1024
@@ -85,7 +87,7 @@ def product_plan(sizes: tuple[int, int, int], itemsize: int, sliced: bool) -> Pr
         slices=slices,
         tiles=tiles,
         slots=min(tiles, 2 * BALANCED_TILES),
-        parallel=n * columns * depth >= PARALLEL_FROM,
+        parallel=n * columns * depth >= PARALLEL_FROM_MACS,
     )
 
 
@@ -138,8 +140,8 @@ def multiply(
         width = -(-columns // (BALANCED_TILES * lanes)) * lanes
         run(
             product.multiply_few, product.multiply_few_parallel, -(-columns // width),
-            n * columns * depth >= PARALLEL_FROM // 8, c, a.flat, b.flat, constants, residual,
-            activation, sizes, width,
+            n * columns * depth >= PARALLEL_FROM_UNPACKED_MACS, c, a.flat, b.flat, constants,
+            residual, activation, sizes, width,
         )  # fmt: skip
         return
     # Gradients of weights follow from no sums and no constants: they may be sliced.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nbnorm.launch.scratch import empty
 from nbnorm.typing import Array
 
 
@@ -98,18 +97,3 @@ class _Alias:
 
     def writable(self) -> Array:
         return np.asarray(self)
-
-
-def like(layout: Layout, sizes: tuple[int, ...], dtype: Any) -> Array:
-    """A new array of these sizes that lies in memory as the layout has it."""
-    if layout.order is None:
-        return empty(sizes, dtype)
-    array = empty(tuple(sizes[axis] for axis in layout.order), dtype)
-    return array.transpose(tuple(np.argsort(layout.order)))
-
-
-def in_place(array: Array, layout: Layout) -> bool:
-    """Whether `flat` gives a view of the array, so that a kernel can write to it."""
-    if layout.order is not None:
-        array = array.transpose(layout.order)
-    return bool(array.flags.c_contiguous and array.flags.aligned)

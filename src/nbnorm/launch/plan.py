@@ -12,28 +12,29 @@ from typing import NamedTuple
 
 from nbnorm.jit import target
 from nbnorm.jit.simd import lane_count
+from nbnorm.launch.machine import (
+    BALANCED_TILES,
+    L2_CACHE_BYTES,
+    L2_SET_PERIOD,
+    LLC_BYTES,
+    MOST_SLICES,
+    PARALLEL_FROM_VALUES,
+    SHORTEST_SLICE_VALUES,
+    SHORTEST_STREAM_BYTES,
+    TILE_BYTES,
+    TILE_VALUES,
+    is_streamed,
+    whole_vectors,
+)
 
-# A tile's block of x (and of dy) that its second look should still find in the second cache.
-TILE_BYTES = 256 << 10
+# The largest tile of planes: its block of x (and of dy), twice what a second pass surely finds.
 LARGEST_TILE_BYTES = 512 << 10
 
-# Arrays that fit the last cache together are summed whole and then written whole: two sweeps in
-# memory order at that cache's speed beat tiles, which jump from sample to sample (336 against 457
-# us for (32, 128, 28, 28)), and the output stays there for its reader. Beyond it the second look
-# at a tile saves a sweep of memory, and streaming stores save reading what is overwritten. Small
-# arrays are in the second cache anyway, and one kernel is the cheapest to call.
-SECOND_CACHE_BYTES = 1 << 20
-LAST_CACHE_BYTES = 32 << 20
-
-# Addresses that far apart share a set of the second cache, and so do the rows of a block of columns
-# if their length is a power of two: of (256, 1024), 16 rows meet in each set, as many as it holds,
-# and the second look at the block finds nothing. With half of them it does: (32, 200704), batch
-# norm per activation of 64 x 56 x 56, took 2.4 ms forward and 2.5 backward, in slices 2.6 and 3.7.
-SECOND_CACHE_PERIOD = 64 << 10
+# Rows of a block of columns that may share a set of the L2 cache, which they do if their length is
+# a power of two: of (256, 1024), 16 rows meet in each set, as many as it holds, and the second pass
+# over the block misses. With 8 it hits: (32, 200704), batch norm per activation of 64 x 56 x 56,
+# took 2.4 ms forward and 2.5 backward, in slices 2.6 and 3.7.
 MOST_LINES = 8
-
-# Planes shorter than this are written in memory order whatever the size, and never streamed.
-SHORT_PLANE_BYTES = 1024
 
 # Planes shorter than this part of a vector are columns.
 SHORTEST_PLANE = 4
@@ -41,27 +42,14 @@ SHORTEST_PLANE = 4
 # With fewer channels than this, tiles of channels would leave threads idle.
 FEW_CHANNELS = 8
 
-# Tiles that share out evenly among few threads.
-BALANCED_TILES = 8
-
-# The sums of a slice are as long as a row; more slices than these would cost more to add up than
-# the balance of tiles is worth, unless they have this many rows. In longer ones float64 sums lose
-# digits: those of (3,000,000, 16) were 4.0e-15 off rather than 4.2e-16, in the same time.
-MOST_SLICES = 64
-SHORTEST_SLICE = 1 << 14
+# Rows of a slice of columns. In more of them float64 sums lose digits: those of (3,000,000, 16)
+# were 4.0e-15 off rather than 4.2e-16, in the same time.
 MOST_ROWS = 256
 MIN_ROWS = 16
 
 # Up to so many contiguous values with a norm of their own are transposed first: with 48, a value
 # takes 0.2 to 0.3 ns either way; with 8, it takes 0.4 transposed and 1.6 as it lies.
 SHORT_FIBRE = 48
-
-# Values in a tile of a kernel that writes planes.
-PIECE = 1 << 15
-
-# Below this many values a kernel runs on the calling thread, which needs some 30 us for them: a
-# second thread saves 10 us of those if it is awake, and costs 100 us to wake if it is not.
-PARALLEL_FROM = 1 << 17
 
 
 class Plan(NamedTuple):
@@ -104,8 +92,8 @@ def training_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Pl
             if c > width or size <= TILE_BYTES:
                 return _fused(shape, itemsize, arrays, width)
         return _sliced_columns(shape, itemsize, arrays)
-    in_order = arrays * size <= LAST_CACHE_BYTES or s * itemsize < SHORT_PLANE_BYTES
-    if size > SECOND_CACHE_BYTES and (in_order or c < FEW_CHANNELS):
+    in_order = arrays * size <= LLC_BYTES or s * itemsize < SHORTEST_STREAM_BYTES
+    if size > L2_CACHE_BYTES and (in_order or c < FEW_CHANNELS):
         return _sliced_planes(shape, itemsize, arrays)
     width = min(LARGEST_TILE_BYTES // (n * s * itemsize), c // BALANCED_TILES)
     return _fused(shape, itemsize, arrays, max(1, width))
@@ -139,7 +127,7 @@ def norm_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> NormPl
     n, c, s = shape
     lanes = lane_count(itemsize)
     values = math.prod(shape)
-    parallel = values >= PARALLEL_FROM
+    parallel = values >= PARALLEL_FROM_VALUES
     if s == 1 and c <= SHORT_FIBRE:
         in_sample, step, strips = 1, 0, -(-n // lanes)
     else:
@@ -151,37 +139,28 @@ def norm_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> NormPl
     if not parallel:
         height = strips
     elif strips >= BALANCED_TILES or step == 0:
-        wanted = max(BALANCED_TILES, min(MOST_SLICES, values * itemsize // TILE_BYTES))
+        wanted = max(
+            BALANCED_TILES,
+            min(MOST_SLICES, values * itemsize // TILE_BYTES),
+        )
         height = max(1, strips // wanted)
     else:
-        slices = max(1, min(MOST_SLICES, values // SHORTEST_SLICE) // strips)
+        slices = max(1, min(MOST_SLICES, values // SHORTEST_SLICE_VALUES) // strips)
     return NormPlan(
         (height, slices, in_sample, step),
         -(-strips // height) * slices,
         parallel,
-        _is_streamed(shape, itemsize, arrays, c if s == 1 else s),
+        is_streamed(shape, itemsize, arrays, c if s == 1 else s),
     )
-
-
-def whole_vectors(columns: int, itemsize: int) -> int:
-    """Columns rounded up to whole vectors."""
-    lanes = lane_count(itemsize)
-    return -(-columns // lanes) * lanes
 
 
 def _is_columns(s: int, itemsize: int) -> bool:
     return s < lane_count(itemsize) // SHORTEST_PLANE
 
 
-def _is_streamed(shape: tuple[int, int, int], itemsize: int, arrays: int, run: int) -> bool:
-    """Whether the output is better written past the caches, in runs of so many values."""
-    size = math.prod(shape) * itemsize
-    return arrays * size > LAST_CACHE_BYTES and run * itemsize >= SHORT_PLANE_BYTES
-
-
 def _lines_in_a_set(rows: int, row_bytes: int) -> int:
-    """Rows of a block of columns whose lines meet in one set of the second cache."""
-    return -(-rows * math.gcd(row_bytes, SECOND_CACHE_PERIOD) // SECOND_CACHE_PERIOD)
+    """Rows of a block of columns whose lines meet in one set of the L2 cache."""
+    return -(-rows * math.gcd(row_bytes, L2_SET_PERIOD) // L2_SET_PERIOD)
 
 
 def _fused(shape: tuple[int, int, int], itemsize: int, arrays: int, width: int) -> Plan:
@@ -196,25 +175,25 @@ def _fused(shape: tuple[int, int, int], itemsize: int, arrays: int, width: int) 
         stride=whole_vectors(c, itemsize) if columns else c,
         row_length=c,
         pieces=0,
-        parallel=math.prod(shape) >= PARALLEL_FROM,
-        streamed=_is_streamed(shape, itemsize, arrays, c if columns else s),
+        parallel=math.prod(shape) >= PARALLEL_FROM_VALUES,
+        streamed=is_streamed(shape, itemsize, arrays, c if columns else s),
     )
 
 
 def _sliced_planes(shape: tuple[int, int, int], itemsize: int, arrays: int) -> Plan:
     n, c, s = shape
-    width = max(1, PIECE // s) * s if s < PIECE else PIECE
+    width = max(1, TILE_VALUES // s) * s if s < TILE_VALUES else TILE_VALUES
     return Plan(
         columns=False,
         fused=False,
-        tiles=max(1, min(MOST_SLICES // c, n * s // SHORTEST_SLICE)),
+        tiles=max(1, min(MOST_SLICES // c, n * s // SHORTEST_SLICE_VALUES)),
         width=width,
         spans=(1, 1, 0),
         stride=c,
         row_length=0,
         pieces=-(-math.prod(shape) // width),
-        parallel=math.prod(shape) >= PARALLEL_FROM,
-        streamed=_is_streamed(shape, itemsize, arrays, s),
+        parallel=math.prod(shape) >= PARALLEL_FROM_VALUES,
+        streamed=is_streamed(shape, itemsize, arrays, s),
     )
 
 
@@ -236,8 +215,8 @@ def _sliced_columns(shape: tuple[int, int, int], itemsize: int, arrays: int) -> 
         stride=whole_vectors(row_length, itemsize),
         row_length=row_length,
         pieces=tiles,
-        parallel=math.prod(shape) >= PARALLEL_FROM,
-        streamed=_is_streamed(shape, itemsize, arrays, row_length),
+        parallel=math.prod(shape) >= PARALLEL_FROM_VALUES,
+        streamed=is_streamed(shape, itemsize, arrays, row_length),
     )
 
 

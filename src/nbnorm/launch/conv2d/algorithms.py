@@ -17,7 +17,7 @@ from nbnorm.launch.conv2d import grouped as conv_grouped
 from nbnorm.launch.conv2d import winograd as conv_winograd
 from nbnorm.launch.conv2d.images import Images, new_images
 from nbnorm.launch.conv2d.tiling import Geometry
-from nbnorm.launch.plan import PARALLEL_FROM
+from nbnorm.launch.machine import PARALLEL_FROM_VALUES
 from nbnorm.typing import Array
 
 BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winograd}
@@ -79,7 +79,7 @@ def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry, algorithm
     shape = (dx.n, dx.h, dx.w, dx.c)
     by_pixel = new_images(shape, -1, True, dx.flat.dtype)
     chosen(g, algorithm, dx.flat.itemsize).input_gradient(by_pixel, dz, weight, g)
-    parallel = dx.flat.size >= PARALLEL_FROM
+    parallel = dx.flat.size >= PARALLEL_FROM_VALUES
     run(turn_images, turn_images_parallel, dx.n, parallel, dx.flat, by_pixel.flat, by_pixel.view)
 
 

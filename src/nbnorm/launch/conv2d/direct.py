@@ -25,9 +25,8 @@ from nbnorm.launch.conv2d.tiling import (
     taps_of,
     turned_taps,
 )
-from nbnorm.launch.gemm import PARALLEL_FROM
 from nbnorm.launch.layout import run_of
-from nbnorm.launch.plan import whole_vectors
+from nbnorm.launch.machine import PARALLEL_FROM_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -59,7 +58,7 @@ def convolve(
     dtype = z.flat.dtype
     depth, columns = x.c // groups, z.c // groups
     work = x.n * math.prod(places.grid[:2]) * z.c * depth * taps.size
-    parallel = work >= PARALLEL_FROM
+    parallel = work >= PARALLEL_FROM_MACS
 
     panels = panel_count(columns, dtype.itemsize)
     room = taps.size * depth * whole_vectors(columns, dtype.itemsize)
@@ -119,7 +118,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     tap_rows, tap_columns = taps_of(g)
     places = Places((*g.positions, *g.stride), tap_rows, tap_columns)
     work = x.n * math.prod(g.positions) * dweight.size
-    parallel = work >= PARALLEL_FROM
+    parallel = work >= PARALLEL_FROM_MACS
     band = places.band(x, dtype.itemsize, dz.c)
     shares = slots_of(places, band, x.n, g.k)
     shares = slots_of_sums(shares, dweight.nbytes, SUMS_BYTES, g.k)

@@ -21,9 +21,8 @@ from nbnorm.launch.conv2d.tiling import (
     input_places,
     taps_of,
 )
-from nbnorm.launch.gemm import PARALLEL_FROM
 from nbnorm.launch.layout import run_of
-from nbnorm.launch.plan import whole_vectors
+from nbnorm.launch.machine import PARALLEL_FROM_UNPACKED_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -76,8 +75,8 @@ def convolve(
         summed = sums_about(counts_of(places, band, z, shares), z.c, dtype)
     work = x.n * math.prod(places.grid[:2]) * packed.size
     run(
-        kernels.convolve, kernels.convolve_parallel, shares, work >= PARALLEL_FROM // 8, z.flat,
-        x.flat, packed, bands, turned, _wide(band, shares, z.c, sizes, dtype), products,
+        kernels.convolve, kernels.convolve_parallel, shares, work >= PARALLEL_FROM_UNPACKED_MACS,
+        z.flat, x.flat, packed, bands, turned, _wide(band, shares, z.c, sizes, dtype), products,
         scratch.take("tables", (shares, taps.size + kernels.PLACES), np.int64), constants, residual,
         activation, None if summed is None else summed.sums,
         None if summed is None else summed.pivots, places.tap_rows, places.tap_columns, x.view,
@@ -118,7 +117,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     work = x.n * math.prod(places.grid[:2]) * taps * g.c * dz.c
     run(
         kernels.weight_gradient, kernels.weight_gradient_parallel, shares,
-        work >= PARALLEL_FROM // 8, sums, dz.flat, x.flat, bands, turned,
+        work >= PARALLEL_FROM_UNPACKED_MACS, sums, dz.flat, x.flat, bands, turned,
         _wide(band, shares, dz.c, sizes, dtype), gradients,
         scratch.take("tables", (shares, taps + kernels.PLACES), np.int64), places.tap_rows,
         places.tap_columns, x.view, dz.view, places.grid, tuple(band), sizes, shares,

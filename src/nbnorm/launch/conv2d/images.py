@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm.launch.layout import run_of
+from nbnorm.launch.outputs import Destination, destination
 from nbnorm.launch.scratch import empty
 from nbnorm.typing import Array
 
@@ -36,42 +37,51 @@ class Images(NamedTuple):
         return by_channel if axis == 1 else by_channel.transpose(0, 2, 3, 1)
 
 
+def _order(axis: int, last: bool) -> tuple[int, ...] | None:
+    """The axes of an array of images as they come in memory; None for their own order."""
+    return {(1, True): (0, 2, 3, 1), (-1, False): (0, 3, 1, 2)}.get((axis, last))
+
+
+def _in_order(array: Array, axis: int, last: bool) -> Array:
+    order = _order(axis, last)
+    return array if order is None else array.transpose(order)
+
+
+def _lies_last(array: Array, axis: int) -> bool | None:
+    """Whether channels lie last in memory; None where they lie neither last nor first."""
+    for last in (axis == -1, axis == 1):
+        if _in_order(array, axis, last).flags.c_contiguous:
+            return last
+    return None
+
+
+def _images(flat: Array, shape: tuple[int, ...], axis: int, last: bool) -> Images:
+    n, c, h, w = shape if axis == 1 else (shape[0], shape[3], shape[1], shape[2])
+    return Images(flat, n, h, w, c, last)
+
+
 def images_of(array: Array, axis: int) -> Images:
     """Images in the order of their own memory where that is one of the two, else a copy."""
-    by_channel = array if axis == 1 else array.transpose(0, 3, 1, 2)
-    by_pixel = array if axis == -1 else array.transpose(0, 2, 3, 1)
-    n, h, w, c = by_pixel.shape
-    if not array.flags.c_contiguous:
-        if by_pixel.flags.c_contiguous:
-            return Images(run_of(by_pixel), n, h, w, c, True)
-        if by_channel.flags.c_contiguous:
-            return Images(run_of(by_channel), n, h, w, c, False)
-    return Images(run_of(array), n, h, w, c, axis == -1)
+    last = _lies_last(array, axis)
+    if last is None:
+        last = axis == -1
+    return _images(run_of(_in_order(array, axis, last)), array.shape, axis, last)
 
 
 def new_images(shape: tuple[int, ...], axis: int, last: bool, dtype: Any) -> Images:
     """New images of the shape of an array, their channels last in memory or first."""
-    n, c, h, w = shape if axis == 1 else (shape[0], shape[3], shape[1], shape[2])
-    return Images(empty((math.prod(shape),), dtype), n, h, w, c, last)
+    return _images(empty((math.prod(shape),), dtype), shape, axis, last)
 
 
-def images_for(out: Array | None, shape: tuple[int, ...], axis: int, like: Images) -> Images:
-    """Where a kernel writes: `out` itself if it can, or new images laid out as `like`."""
-    if out is not None:
-        found = images_of(out, axis)
-        if np.may_share_memory(found.flat, out):
-            return found
-    return new_images(shape, axis, like.last, like.flat.dtype)
-
-
-def returned(out: Array | None, written: Images, axis: int) -> Array:
-    """The array to return: `out`, holding what was written, or the new images."""
-    array = written.array(axis)
-    if out is None:
-        return array
-    if not np.may_share_memory(written.flat, out):
-        out[...] = array
-    return out
+def destination_of_images(
+    out: Array | None, shape: tuple[int, ...], axis: int, like: Images
+) -> tuple[Destination, Images]:
+    """Where a result goes, and the images that a kernel writes: laid out as `like` where free."""
+    last = None if out is None else _lies_last(out, axis)
+    if last is None:
+        last = like.last
+    place = destination(out, shape, like.flat.dtype, _order(axis, last))
+    return place, _images(place.written, shape, axis, last)
 
 
 def flat_like(array: Array | None, axis: int, written: Images) -> Array | None:
@@ -81,6 +91,5 @@ def flat_like(array: Array | None, axis: int, written: Images) -> Array | None:
     """
     if array is None:
         return None
-    order = {(1, True): (0, 2, 3, 1), (-1, False): (0, 3, 1, 2)}.get((axis, written.last))
-    flat = run_of(array if order is None else array.transpose(order))
+    flat = run_of(_in_order(array, axis, written.last))
     return flat.copy() if np.may_share_memory(flat, written.flat) else flat

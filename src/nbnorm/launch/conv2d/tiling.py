@@ -12,7 +12,7 @@ from nbnorm.jit.simd import lane_count, register_lanes
 from nbnorm.kernels.conv2d.direct import WHOLE
 from nbnorm.kernels.gemm.microkernel import TILE_ROWS
 from nbnorm.launch.conv2d.images import Images
-from nbnorm.launch.plan import BALANCED_TILES
+from nbnorm.launch.machine import BALANCED_TILES
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 

@@ -28,9 +28,8 @@ from nbnorm.launch.conv2d.tiling import (
     slots_of_sums,
     turned_taps,
 )
-from nbnorm.launch.gemm import PARALLEL_FROM
 from nbnorm.launch.layout import run_of
-from nbnorm.launch.plan import whole_vectors
+from nbnorm.launch.machine import PARALLEL_FROM_WINOGRAD, whole_vectors
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -87,7 +86,7 @@ def convolve(
 ) -> Summed | None:
     """As conv_direct.py's `convolve`, for windows 3x3 of stride 1."""
     dtype = z.flat.dtype
-    parallel = z.flat.size * x.c >= PARALLEL_FROM // 4
+    parallel = z.flat.size * x.c >= PARALLEL_FROM_WINOGRAD
     points = transformed_weights(weight, steps, backwards, (x.c, z.c), parallel)
     places = _tiles((z.h, z.w), before)
     band = _tile_band(places, x, dtype.itemsize, z.c)
@@ -153,7 +152,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
     """The gradient of the weights, into a flat array (k, c, r, s)."""
     dtype = x.flat.dtype
     lanes = lane_count(dtype.itemsize)
-    parallel = dz.flat.size * x.c >= PARALLEL_FROM // 4
+    parallel = dz.flat.size * x.c >= PARALLEL_FROM_WINOGRAD
     places = _tiles((dz.h, dz.w), g.before)
     band = _tile_band(places, x, dtype.itemsize, dz.c)
     shares = slots_of(places, band, x.n, dz.c)
