@@ -5,13 +5,15 @@
 another such page. New memory is all ones, which is NaN to floats. An array's pages vanish with it.
 
 It is NumPy's own hook for this, a table of C functions (NEP 49), which Numba compiles: functions
-of Python would be called in the middle of an exception. Linux only. A process that has called
+of Python would be called in the middle of an exception. Linux only, and so nothing is compiled
+before `place` is called: where C has no mmap, LLVM ends the process. A process that has called
 `place` must end by `os._exit`, before the functions are gone and arrays are not.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 from typing import Any
 
@@ -87,24 +89,20 @@ def _start_of(address):
     return address // PAGE * PAGE - 2 * PAGE
 
 
-@cfunc(types.uintp(types.uintp, types.uintp))
 def _malloc(at_end, size):
     return _allocate(at_end, size, 0xFF)
 
 
-@cfunc(types.uintp(types.uintp, types.uintp, types.uintp))
 def _calloc(at_end, count, size):
     return _allocate(at_end, count * size, 0)
 
 
-@cfunc(types.void(types.uintp, types.uintp, types.uintp))
 def _free(at_end, address, size):
     if address:
         start = _start_of(address)
         _munmap(start, _word(start))
 
 
-@cfunc(types.uintp(types.uintp, types.uintp, types.uintp))
 def _realloc(at_end, address, size):
     new = _allocate(at_end, size, 0xFF)
     if new and address:
@@ -128,15 +126,25 @@ class _Handler(ctypes.Structure):
     )
 
 
+@functools.cache
+def _compiled() -> tuple[Any, ...]:
+    """The functions of a `_Handler`, in its order; kept, as arrays need them to the end."""
+    word = types.uintp
+    return (
+        cfunc(word(word, word))(_malloc),
+        cfunc(word(word, word, word))(_calloc),
+        cfunc(word(word, word, word))(_realloc),
+        cfunc(types.void(word, word, word))(_free),
+    )
+
+
 _handlers: list[_Handler] = []  # arrays need theirs as long as they live
 
 
 def place(where: str) -> None:
     """Has all arrays made from now on, in this thread, lie at the "end" or "begin" of pages."""
-    handler = _Handler(
-        b"guarded", 1, where == "end",
-        *(function.address for function in (_malloc, _calloc, _realloc, _free)),
-    )  # fmt: skip
+    addresses = [function.address for function in _compiled()]
+    handler = _Handler(b"guarded", 1, where == "end", *addresses)
     _handlers.append(handler)
     api = ctypes.pythonapi
     api.PyCapsule_New.restype = ctypes.py_object

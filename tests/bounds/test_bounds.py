@@ -7,13 +7,17 @@ import sys
 from typing import Any
 
 import pytest
+from numba.core import config
 
 import nbnorm
 from tests.bounds import harness
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the pages' protection is written for Linux"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="the pages' protection is written for Linux"
+    ),
+    pytest.mark.skipif(bool(config.DISABLE_JIT), reason="compiled code is what is tested"),
+]
 
 FUNCTIONS = {
     name
@@ -23,7 +27,8 @@ FUNCTIONS = {
 
 
 def _name(kernel: Any) -> str:
-    return f"{kernel.py_func.__module__.rpartition('.')[2]}.{kernel.py_func.__name__}"
+    function = getattr(kernel, "py_func", kernel)  # itself where nothing is compiled
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
 
 # Those that run on one thread or several. One is for results of more than 16,384 numbers whose

@@ -56,7 +56,10 @@ class Process:
         try:
             out, err = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its children too
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)  # its children too
+            else:
+                self._process.kill()
             out, err = self._process.communicate()
             raise AssertionError(f"hangs after {seconds} s\n{out}\n{err}") from None
         code = self._process.returncode

@@ -112,15 +112,29 @@ def test_the_second_process_compiles_nothing(used):
     assert used.entries() == before
 
 
+# As if NUMBA_CACHE_DIR were not set.
+NO_CACHE_DIR = "from numba.core import config; config.CACHE_DIR = ''\n"
+
+
 def test_it_is_in_the_user_s_cache_folder(used):
-    """Unless NUMBA_CACHE_DIR says otherwise."""
-    prepare = "from numba.core import config; config.CACHE_DIR = ''"
-    record = used.run(prepare, XDG_CACHE_HOME=used.site / "home")
+    """Where platformdirs has it, unless NUMBA_CACHE_DIR says otherwise."""
+    home = used.site / "home"
+    prepare = f"""
+import platformdirs
+platformdirs.user_cache_dir = lambda name, appauthor: os.path.join({str(home)!r}, name)
+"""
+    record = used.run(NO_CACHE_DIR + prepare)
     assert record["compiled"] > 0
     folder = Path(record["folder"])
+    assert folder.parent == home / "nbnorm"
     assert list(folder.iterdir())
-    if sys.platform.startswith("linux"):
-        assert folder.parent == used.site / "home" / "nbnorm"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="caches are elsewhere")
+def test_the_user_s_cache_folder_is_that_of_the_xdg_specification(used):
+    record = used.run(NO_CACHE_DIR, XDG_CACHE_HOME=used.site / "home")
+    assert record["compiled"] > 0
+    assert Path(record["folder"]).parent == used.site / "home" / "nbnorm"
 
 
 def test_it_can_be_turned_off(used):
@@ -179,7 +193,7 @@ def test_an_edit_elsewhere_compiles_nothing_anew(used):
 
 def test_an_edited_helper_is_compiled_anew(used):
     """The kernels' own files are as they were: Numba's cache would not notice."""
-    used.edit("jit/simd.py", "\ndef emit_fma(builder, a, b, c):\n    return builder.fsub(c, a)\n")
+    used.edit("jit/llvm.py", "\ndef fma(builder, a, b, c):\n    return builder.fsub(c, a)\n")
     record = used.run()
     assert record["y"] == [[0.0, -1.0], [-2.0, -4.0]]  # shift - (x - head), not + (x - head) scale
 
@@ -366,16 +380,17 @@ def test_what_is_there_is_read_where_nothing_can_be_written(used):
     assert (record["y"], record["compiled"], record["warnings"]) == (RESULT, 0, [])
 
 
-NO_HOME = """
+NO_HOME = (
+    NO_CACHE_DIR
+    + """
 import pwd
 def unknown(_):
     raise KeyError
 pwd.getpwuid = unknown
-from numba.core import config
-config.CACHE_DIR = ''
 os.environ.pop('HOME', None)
 os.environ.pop('XDG_CACHE_HOME', None)
 """
+)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="homes are elsewhere")

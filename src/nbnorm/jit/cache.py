@@ -39,7 +39,6 @@ from numba.core import config
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
-from numba.misc.appdirs import user_cache_dir
 
 KEPT_DAYS = 30
 
@@ -131,8 +130,13 @@ def cache_root() -> Path | None:
     """The folder with a folder for each version of the sources; None if there is no place."""
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR).absolute()
-    root = Path(user_cache_dir("nbnorm", appauthor=False))
-    return root if root.is_absolute() else None  # "~": a user without a home
+    from platformdirs import user_cache_dir  # here, for its 2 ms: few ask, and none at import
+
+    try:
+        root = Path(user_cache_dir("nbnorm", appauthor=False))
+    except RuntimeError:  # a user without a home folder
+        return None
+    return root if root.is_absolute() else None  # older versions answer "~/.cache/nbnorm" then
 
 
 @functools.cache
@@ -268,5 +272,5 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
         # Windows replaces no file that is being read: another process has written the entry.
-        if not (os.name == "nt" and isinstance(error, PermissionError) and path.exists()):
+        if not (os.name == "nt" and isinstance(error, PermissionError) and path.is_file()):
             raise
