@@ -11,6 +11,9 @@ from nbnorm.jit.simd import register_lanes
 from nbnorm.kernels.gemm import microkernel
 from nbnorm.kernels.gemm.microkernel import (
     TILE_ROWS,
+    Block,
+    Panels,
+    Rows,
     multiply_block,
     multiply_tile,
     padded_width,
@@ -90,8 +93,8 @@ def test_a_tile_is_the_product_and_nothing_else_is_written(more, registers, dtyp
         wanted[1 : 1 + written, 2 : 2 + used] = product + place if more else product
         c = before.reshape(-1)
         multiply_tile(
-            c, before.shape[1] + 2, before.shape[1], source, rows, 1, taps, step, panel, 3, depth,
-            width, height, columns, more,
+            Block(c, before.shape[1] + 2, before.shape[1]), Rows(source, rows, taps, step), 1,
+            Panels(panel, 3, depth), width, height, columns, more,
         )  # fmt: skip
         np.testing.assert_array_equal(before, wanted)
 
@@ -104,8 +107,8 @@ def test_rows_beyond_the_height_do_not_matter(dtype):
     source, rows = scattered(a, np.array([0]), 1)
     c = np.empty((2, b.shape[1]), dtype)
     multiply_tile(
-        c.reshape(-1), 0, b.shape[1], source, rows, 0, np.array([0]), 1, b.reshape(-1), 0, 4,
-        b.shape[1], 2, b.shape[1], False,
+        Block(c.reshape(-1), 0, b.shape[1]), Rows(source, rows, np.array([0]), 1), 0,
+        Panels(b.reshape(-1), 0, 4), b.shape[1], 2, b.shape[1], False,
     )  # fmt: skip
     np.testing.assert_array_equal(c, wanted)
 
@@ -129,8 +132,8 @@ def test_a_block_is_made_of_tiles(height, more, dtype):
         wanted[1:-1, 1:-1] = a @ b + inside if more else a @ b
         panels = packed(b, taps, panel_widths(columns, dtype))
         multiply_block(
-            block.reshape(-1), columns + 3, columns + 2, source, rows, taps, step, panels, 0, depth,
-            height, columns, more,
+            Block(block.reshape(-1), columns + 3, columns + 2), Rows(source, rows, taps, step),
+            Panels(panels, 0, depth), height, columns, more,
         )  # fmt: skip
         np.testing.assert_array_equal(block, wanted)
 
@@ -154,16 +157,20 @@ def test_the_multiply_s_twin_raises_beyond_an_array(dtype):
     width = lanes_of(dtype)
     taps = np.array([0, 2])
     a, b, c = np.ones(13, dtype), np.ones(2 * 2 * width, dtype), np.ones(6 * width, dtype)
+    block = Block(c, 0, width)
+    rows = Rows(a, np.arange(7) + 2, taps, 1)
+    panel = Panels(b, 0, 2)
     arguments = {
-        "c": c, "c_at": 0, "c_step": width, "a": a, "rows": np.arange(7) + 2, "rows_at": 1,
-        "taps": taps, "step": 1, "b": b, "b_at": 0, "depth": 2, "height": 6, "columns": width,
-        "more": False,
+        "c": block, "a": rows, "first": 1, "b": panel, "height": 6, "columns": width, "more": False,
     }  # fmt: skip
     microkernel._multiply(1, **arguments)
     for change in (
-        {"c_at": 1}, {"c_at": -1}, {"c_step": width + 1}, {"columns": width + 1, "c": c[:-1]},
-        {"a": a[:-2]}, {"rows": np.arange(7) - 9}, {"rows_at": 2}, {"rows_at": -1}, {"b_at": 1},
-        {"b_at": -1}, {"taps": np.array([0, 7])}, {"step": -9}, {"depth": 3},
+        {"c": block._replace(offset=1)}, {"c": block._replace(offset=-1)},
+        {"c": block._replace(ld=width + 1)}, {"c": block._replace(array=c[:-1])},
+        {"a": rows._replace(array=a[:-2])}, {"a": rows._replace(row_offsets=np.arange(7) - 9)},
+        {"a": rows._replace(tap_offsets=np.array([0, 7]))}, {"a": rows._replace(step=-9)},
+        {"first": 2}, {"first": -1}, {"b": panel._replace(offset=1)},
+        {"b": panel._replace(offset=-1)}, {"b": panel._replace(depth=3)},
     ):  # fmt: skip
         with pytest.raises(IndexError):
             microkernel._multiply(1, **arguments | change)

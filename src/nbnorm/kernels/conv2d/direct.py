@@ -15,7 +15,15 @@ from nbnorm.kernels.batch_norm.moments import begin_sums, place_pivot
 from nbnorm.kernels.batch_norm.normalize import normalize_block, normalize_segment
 from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
 from nbnorm.kernels.conv2d.images import band_count, find_band, place_of, write_pixels
-from nbnorm.kernels.gemm.microkernel import DEPTH, multiply_block, padded_width, panel_width
+from nbnorm.kernels.gemm.microkernel import (
+    DEPTH,
+    Block,
+    Panels,
+    Rows,
+    multiply_block,
+    padded_width,
+    panel_width,
+)
 from nbnorm.kernels.gemm.packing import copy_row, transpose
 
 # Output channels in a step; its weights, DEPTH of each, are then half of the second cache.
@@ -183,9 +191,10 @@ def convolve(
                                     + group * depth + p
                                 )  # fmt: skip
                             multiply_block(
-                                target, start, step, source, begins, table[:used], 1,
-                                packed[group], done * padded + first * used * high, high, places,
-                                last - first, done > 0,
+                                Block(target, start, step),
+                                Rows(source, begins, table[:used], 1),
+                                Panels(packed[group], done * padded + first * used * high, high),
+                                places, last - first, done > 0,
                             )  # fmt: skip
                             done += used * high
                     if not in_place:
@@ -328,8 +337,9 @@ def weight_gradient(
                             table[one * rows_here + i] = line * c + group * depth
                     to = ((share * groups + group) * taps + tap) * depth * columns + lowest
                     multiply_block(
-                        products, to, columns, source, channels,
-                        table[: images_here * rows_here], grid[3] * c, panels[slot], 0, grid[1],
+                        Block(products, to, columns),
+                        Rows(source, channels, table[: images_here * rows_here], grid[3] * c),
+                        Panels(panels[slot], 0, grid[1]),
                         depth, highest - lowest, block > begin,
                     )  # fmt: skip
 

@@ -24,7 +24,14 @@ from nbnorm.kernels.conv2d.winograd_transforms import (
     transform_weight,
     transform_weight_gradient,
 )
-from nbnorm.kernels.gemm.microkernel import multiply_block, padded_width, panel_width
+from nbnorm.kernels.gemm.microkernel import (
+    Block,
+    Panels,
+    Rows,
+    multiply_block,
+    padded_width,
+    panel_width,
+)
 from nbnorm.kernels.gemm.packing import transpose
 
 POINTS = PATCH * PATCH
@@ -153,8 +160,9 @@ def convolve(
                     high = min(part, c - p)
                     table[0] = point * in_step + p
                     multiply_block(
-                        outputs[slot], point * out_step, columns, inputs[slot], begins,
-                        table, 1, weights, point * size + p * padded + first * high, high,
+                        Block(outputs[slot], point * out_step, columns),
+                        Rows(inputs[slot], begins, table, 1),
+                        Panels(weights, point * size + p * padded + first * high, high),
                         tiles, columns, p > 0,
                     )  # fmt: skip
             pixel_rows = min(rows_here * TILE, h - row * TILE)
@@ -297,9 +305,10 @@ def weight_gradient(
                     table[0] = point * in_step
                     to = (share * POINTS + point) * size + j
                     multiply_block(
-                        products, to, k, inputs[slot], channels, table, c + LINE, gradients[slot],
-                        start + point * step, tiles, c, min(panel, last - j),
-                        block > begin,
+                        Block(products, to, k),
+                        Rows(inputs[slot], channels, table, c + LINE),
+                        Panels(gradients[slot], start + point * step, tiles),
+                        c, min(panel, last - j), block > begin,
                     )  # fmt: skip
                 start += POINTS * step
                 j += panel

@@ -23,7 +23,7 @@ from nbnorm.kernels.batch_norm.gradients import apply_block
 from nbnorm.kernels.batch_norm.moments import begin_sums
 from nbnorm.kernels.batch_norm.normalize import normalize_block
 from nbnorm.kernels.batch_norm.sums import sum_block
-from nbnorm.kernels.gemm.microkernel import TILE_ROWS, multiply_block
+from nbnorm.kernels.gemm.microkernel import TILE_ROWS, Block, Panels, Rows, multiply_block
 from nbnorm.kernels.gemm.packing import pack_panels, pack_rows
 
 # Rows of a that are multiplied, or packed, before the next ones: with 512 numbers each, 192 KB.
@@ -54,8 +54,9 @@ def _multiply_part(c, c_at, c_step, a, b, panels, lines, table, rows, columns, d
             for i in range(PACKED_ROWS):
                 table[1 + i] = min(i, height - 1) * (a_row if along else 1)
             multiply_block(
-                c, c_at + (top - rows[0]) * c_step, c_step, source, table[1:], table[:1], step,
-                panels, 0, depth, height, width, p > depths[0],
+                Block(c, c_at + (top - rows[0]) * c_step, c_step),
+                Rows(source, table[1:], table[:1], step), Panels(panels, 0, depth), height, width,
+                p > depths[0],
             )  # fmt: skip
 
 

@@ -1,26 +1,32 @@
-"""The register-blocked multiply under dense layers and convolutions.
+"""The microkernel of GEMM, the register-blocked multiply under dense layers and convolutions.
 
-`multiply_tile` works out a tile of a matrix product, `TILE_ROWS` rows by one *panel* of columns,
-with all its sums in registers:
+`multiply_tile` works out a tile of a matrix product, `TILE_ROWS` rows (BLIS's MR) by one
+*micropanel* of columns (NR of them), with all its sums in registers:
 
     c[i, j] = sum over p of a[i, p] b[p, j]
 
 A panel is one, two or four registers wide. Its part of b has been *packed*: row after row, without
 gaps, zeros where the panel is wider than the matrix. a is used as it lies in memory, one number at
-a time in all lanes of a register: row i begins at ``rows[i]``, wherever that is, and its depth is a
-number of *taps*, each a run of numbers ``step`` apart. For a dense layer that is one tap; for a
-convolution of channels-last images a row is a pixel, a tap one place of the window.
+a time in all lanes of a register: row i begins at ``row_offsets[i]``, wherever that is, and its
+depth is a number of *taps*, each a run of numbers ``step`` apart. For a dense layer that is one
+tap; for a convolution of channels-last images a row is a pixel, a tap one place of the window. (It
+is XNNPACK's indirection, by offsets in the place of pointers.)
 
 Six rows by four registers are 24 sums, four registers of b and one of a: 244 GFLOP/s on one Zen 5
 core of 3.8 GHz, which is all its two multipliers can do, for any depth from 32 on. A panel of two
 registers is as fast, and there two chains take turns in each sum; of one register, four, as six
 additions at a time are too few to hide an fma's latency: 185 GFLOP/s, with single chains 155. The
 shorter chains are also more exact: a third of the error for a depth of 512.
+
+It is written in LLVM (`_Tile`) and not with the vectors of jit/simd.py, because the target says how
+many sums, chains and registers of b there are, and a compiled function cannot have a number of
+variables that is not known before. It stands here and not in jit/, because panels, taps and tiles
+are GEMM's own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -33,10 +39,41 @@ from nbnorm.jit.vectors import twin
 
 TILE_ROWS = 6
 
-# Depth that is packed and multiplied at once: 128 columns of it are an eighth of the second cache.
-# A float32 sum is a chain no longer than that, so its error is that of OpenBLAS: 2.4e-6 of the
-# product's rms at most for (1024, 1024, 1024), and 3.8e-6 with twice the depth.
+# Depth that is packed and multiplied at once (BLIS's KC): 128 columns of it are an eighth of the L2
+# cache. A float32 sum is a chain no longer than that, so its error is that of OpenBLAS: 2.4e-6 of
+# the product's rms at most for (1024, 1024, 1024), and 3.8e-6 with twice the depth.
 DEPTH = 256
+
+
+class Block(NamedTuple):
+    """Rows of c, `ld` apart (the leading dimension): c[i, j] is ``array[offset + i ld + j]``."""
+
+    array: Any
+    offset: Any
+    ld: Any
+
+
+class Rows(NamedTuple):
+    """Rows of a, wherever they lie.
+
+    Number p of tap t of row i is ``array[row_offsets[i] + tap_offsets[t] + p step]``.
+    """
+
+    array: Any
+    row_offsets: Any
+    tap_offsets: Any
+    step: Any
+
+
+class Panels(NamedTuple):
+    """Columns of b, packed in panels from ``array[offset]`` on, with `depth` numbers in each tap.
+
+    In a panel, column j of depth p of tap t is number ``(t depth + p) width + j``.
+    """
+
+    array: Any
+    offset: Any
+    depth: Any
 
 
 def widest_panel() -> int:
@@ -44,46 +81,38 @@ def widest_panel() -> int:
     return 4 if target.register_count() == 32 else 2
 
 
-def _multiply(
-    registers, c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
-):  # fmt: skip
-    width = registers * register_lanes(c.itemsize)
-    tile = np.zeros((TILE_ROWS, width), c.dtype)
-    within = np.arange(depth) * step
-    first = checked_slice(rows, rows_at, TILE_ROWS)[:, np.newaxis]
-    for i, tap in enumerate(taps):
-        places = first + tap + within
+def _multiply(registers, c, a, first, b, height, columns, more):
+    width = registers * register_lanes(c.array.itemsize)
+    tile = np.zeros((TILE_ROWS, width), c.array.dtype)
+    within = np.arange(b.depth) * a.step
+    rows = checked_slice(a.row_offsets, first, TILE_ROWS)[:, np.newaxis]
+    size = b.depth * width
+    for t, tap in enumerate(a.tap_offsets):
+        places = rows + tap + within
         if places.min(initial=0) < 0:
             raise IndexError(f"a number at {places.min()}")
-        panel = checked_slice(b, b_at + i * depth * width, depth * width).reshape(depth, width)
-        tile += a[places] @ panel
+        panel = checked_slice(b.array, b.offset + t * size, size).reshape(b.depth, width)
+        tile += a.array[places] @ panel
     for i in range(min(height, TILE_ROWS)):
-        line = checked_slice(c, c_at + i * c_step, min(columns, width))
-        line[...] = line + tile[i, : line.size] if more else tile[i, : line.size]
+        row = checked_slice(c.array, c.offset + i * c.ld, min(columns, width))
+        row[...] = row + tile[i, : row.size] if more else tile[i, : row.size]
 
 
 def _declare_multiply(chosen: int | None) -> Any:
     """`multiply_tile` for panels of so many registers, None being the most."""
 
-    def reference(
-        c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
-    ):  # fmt: skip
-        _multiply(
-            chosen or widest_panel(), c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at,
-            depth, height, columns, more,
-        )  # fmt: skip
+    def reference(c, a, first, b, height, columns, more):
+        _multiply(chosen or widest_panel(), c, a, first, b, height, columns, more)
 
     @twin(reference)
-    def multiply(
-        typing_context, c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height,
-        columns, more,
-    ):  # fmt: skip
+    def multiply(typing_context, c, a, first, b, height, columns, more):
         """One tile; see `multiply_tile`."""
-        lanes = register_lanes(c.dtype.bitwidth // 8)
         registers = chosen or widest_panel()
 
         def generate(context, builder, sig, args):
-            vector = ir.VectorType(context.get_value_type(c.dtype), lanes)
+            dtype = sig.args[0].types[0].dtype
+            lanes = register_lanes(dtype.bitwidth // 8)
+            vector = ir.VectorType(context.get_value_type(dtype), lanes)
             tile = _Tile(context, builder, sig, args, vector, registers)
             tile.multiply()
             with builder.if_then(args[-1]):
@@ -92,10 +121,18 @@ def _declare_multiply(chosen: int | None) -> Any:
             return context.get_dummy_value()
 
         i = types.intp
-        signature = types.none(c, i, i, a, rows, i, taps, i, b, i, i, i, i, types.boolean)
-        return signature, generate
+        return types.none(c, a, i, b, i, i, types.boolean), generate
 
     return multiply
+
+
+def _fields(context, builder, kind, value):
+    """The fields of a NamedTuple: its arrays, and its numbers as intp."""
+    for field_kind, field in zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True):
+        if isinstance(field_kind, types.Array):
+            yield context.make_array(field_kind)(context, builder, field)
+        else:
+            yield context.cast(builder, field, field_kind, types.intp)
 
 
 class _Tile:
@@ -116,18 +153,17 @@ class _Tile:
         ]
         self.sums = self.chains[0]
         self.zero = ir.Constant(vector, None)
-        array = {
-            i: context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 3, 4, 6, 8)
-        }
-        _, c_at, self.c_step, _, _, rows_at, _, self.step, _, b_at, self.depth = args[:11]
-        self.height, self.columns = args[11:13]
-        self.word = c_at.type
-        self.c = builder.gep(array[0].data, [c_at])
-        self.a = array[3].data
-        self.rows = builder.gep(array[4].data, [rows_at])
-        self.taps = array[6].data
-        self.tap_count = builder.extract_value(array[6].shape, 0)
-        self.b = builder.gep(array[8].data, [b_at])
+        c, offset, self.ld = _fields(context, builder, sig.args[0], args[0])
+        a, rows, taps, self.step = _fields(context, builder, sig.args[1], args[1])
+        b, panel, self.depth = _fields(context, builder, sig.args[3], args[3])
+        _, _, first, _, self.height, self.columns, _ = args
+        self.word = first.type
+        self.c = builder.gep(c.data, [offset])
+        self.a = a.data
+        self.row_offsets = builder.gep(rows.data, [first])
+        self.tap_offsets = taps.data
+        self.tap_count = builder.extract_value(taps.shape, 0)
+        self.b = builder.gep(b.data, [panel])
 
     @property
     def lanes(self):
@@ -143,7 +179,7 @@ class _Tile:
                 action(row, r)
 
     def place(self, row, r):
-        offset = self.builder.mul(self.c_step, self.word(row))
+        offset = self.builder.mul(self.ld, self.word(row))
         offset = self.builder.add(offset, self.word(r * self.lanes))
         return llvm.vector_at(self.builder, self.c, offset, self.vector)
 
@@ -190,14 +226,14 @@ class _Tile:
         for total in _flat(self.chains):
             builder.store(self.zero, total)
         starts = [
-            builder.gep(self.a, [builder.load(builder.gep(self.rows, [word(row)]))])
+            builder.gep(self.a, [builder.load(builder.gep(self.row_offsets, [word(row)]))])
             for row in range(TILE_ROWS)
         ]
         length = builder.mul(self.depth, word(self.registers * self.lanes))
         turns = self.turns()
         with cgutils.for_range(builder, self.tap_count) as taps:
-            tap = builder.load(builder.gep(self.taps, [taps.index]))
-            lines = [builder.gep(start, [tap]) for start in starts]
+            tap = builder.load(builder.gep(self.tap_offsets, [taps.index]))
+            rows = [builder.gep(start, [tap]) for start in starts]
             panel = builder.gep(self.b, [builder.mul(taps.index, length)])
             done = word(0)
             if turns is not None:
@@ -205,11 +241,11 @@ class _Tile:
                 with cgutils.for_range(builder, turns) as loop:
                     for chain, sums in enumerate(self.chains):
                         p = builder.add(builder.mul(loop.index, word(chains)), word(chain))
-                        self.add_products(sums, lines, panel, p, p)
+                        self.add_products(sums, rows, panel, p, p)
                 done = builder.mul(turns, word(chains))
             with cgutils.for_range(builder, self.depth, done) as loop:
                 along = builder.mul(loop.index, self.step)
-                self.add_products(self.sums, lines, panel, loop.index, along)
+                self.add_products(self.sums, rows, panel, loop.index, along)
         while len(self.chains) > 1:
             half = len(self.chains) // 2
             first, second = self.chains[:half], self.chains[half:]
@@ -229,16 +265,16 @@ class _Tile:
         adjacent = builder.icmp_unsigned("==", self.step, word(1))
         return builder.select(adjacent, builder.udiv(self.depth, word(len(self.chains))), word(0))
 
-    def add_products(self, sums, lines, panel, p, along):
-        """Adds the products at depth p of a tap, which is at `along` in the lines of a."""
+    def add_products(self, sums, rows, panel, p, along):
+        """Adds the products at depth p of a tap, which is at `along` in the rows of a."""
         builder, word = self.builder, self.word
-        line = builder.gep(panel, [builder.mul(p, word(self.registers * self.lanes))])
+        packed = builder.gep(panel, [builder.mul(p, word(self.registers * self.lanes))])
         columns = []
         for r in range(self.registers):
-            place = llvm.vector_at(builder, line, word(r * self.lanes), self.vector)
+            place = llvm.vector_at(builder, packed, word(r * self.lanes), self.vector)
             columns.append(llvm.load(builder, place, self.vector))
         for row in range(TILE_ROWS):
-            number = builder.load(builder.gep(lines[row], [along]))
+            number = builder.load(builder.gep(rows[row], [along]))
             number = llvm.broadcast(builder, number, self.vector)
             for r in range(self.registers):
                 total = sums[row][r]
@@ -303,46 +339,37 @@ def padded_width(array, columns):
 
 
 @inlined
-def multiply_tile(
-    c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, width, height, columns, more
-):
+def multiply_tile(c, a, first, b, width, height, columns, more):
     """A tile of a product: `TILE_ROWS` rows by a panel `width` wide, added to c if `more`.
 
-    c        array; row i < height, column j < columns is written at ``c_at + i c_step + j``
-    a        array; row i, tap t, depth p lies at ``rows[rows_at + i] + taps[t] + p step``; rows of
-             the tile beyond its height are read too
-    b        array; tap t, depth p, column j lies at ``b_at + (t depth + p) width + j``
-    depth    numbers in a tap
+    c        Block: where the tile begins
+    a        Rows, of which the tile has those from `first` on; those beyond its height are read too
+    b        Panels: where the panel begins
     height   rows of the tile that are in c, TILE_ROWS or more meaning all
     columns  columns of the tile that are in c, width or more meaning all
     """
-    lanes = lanes_of_register(c)
-    if width == registers_of_panel(c) * lanes:
-        _multiply_widest(
-            c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
-        )
+    lanes = lanes_of_register(c.array)
+    if width == registers_of_panel(c.array) * lanes:
+        _multiply_widest(c, a, first, b, height, columns, more)
     elif width == 2 * lanes:
-        _multiply_two(
-            c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
-        )
+        _multiply_two(c, a, first, b, height, columns, more)
     else:
-        _multiply_one(
-            c, c_at, c_step, a, rows, rows_at, taps, step, b, b_at, depth, height, columns, more
-        )
+        _multiply_one(c, a, first, b, height, columns, more)
 
 
 @inlined
-def multiply_block(c, c_at, c_step, a, rows, taps, step, b, b_at, depth, height, columns, more):
+def multiply_block(c, a, b, height, columns, more):
     """A block of a product, its part of b packed panel after panel: tile after tile.
 
-    The arguments are those of `multiply_tile`; `rows` has entries for whole tiles.
+    c        Block: where the block begins
+    a        Rows, with offsets for whole tiles
+    b        Panels
     """
     for i in range(0, height, TILE_ROWS):
         j = 0
         while j < columns:
-            width = panel_width(c, columns - j)
-            multiply_tile(
-                c, c_at + i * c_step + j, c_step, a, rows, i, taps, step, b,
-                b_at + j * depth * taps.size, depth, width, height - i, columns - j, more,
-            )  # fmt: skip
+            width = panel_width(c.array, columns - j)
+            tile = Block(c.array, c.offset + i * c.ld + j, c.ld)
+            panel = Panels(b.array, b.offset + j * b.depth * a.tap_offsets.size, b.depth)
+            multiply_tile(tile, a, i, panel, width, height - i, columns - j, more)
             j += width
