@@ -3,6 +3,7 @@
 `worker`     the serial body of a kernel over a range of tiles; cached on disk.
 `driver`     a few lines that run a worker over all tiles with `prange`; cached on disk.
 `inlined`    a piece of a worker, put in place where it is called.
+`by_type`    such a piece, chosen by the types of its arguments.
 
 ``error_model="numpy"`` makes a division by zero inf instead of a branch that stops vectorization;
 ``nogil`` lets other Python threads run meanwhile. There is no fastmath: the flags would be stamped
@@ -14,17 +15,21 @@ took 50 of the 65 ns that a row of 64 values took to normalize.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 from numba import prange
 from numba.core import config
+from numba.core.registry import CPUDispatcher
+from numba.extending import overload
 
 from nbnorm.jit.cache import PackageCache
 from nbnorm.jit.interrupts import uninterrupted
+from nbnorm.jit.pipelines import Kernel, Linked
 
-__all__ = ["driver", "inlined", "is_compiling", "prange", "worker"]
+__all__ = ["by_type", "driver", "inlined", "is_compiling", "prange", "worker"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,7 +55,7 @@ def _compiled_and_cached(function: Function, options: dict[str, Any]) -> Functio
 
 def worker(function: Function) -> Function:
     """A kernel's serial body: ``worker(lo, hi, ...)`` does the tiles lo to hi - 1."""
-    return _compiled_and_cached(function, _SERIAL)
+    return _compiled_and_cached(function, {**_SERIAL, "pipeline_class": Kernel})
 
 
 def driver(function: Function) -> Function:
@@ -58,6 +63,28 @@ def driver(function: Function) -> Function:
     return _compiled_and_cached(function, {**_COMMON, "parallel": True})
 
 
+class _Inlined(CPUDispatcher):
+    """A piece of compiled code. Tests call it from Python: then it is compiled by itself."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._alone(*arguments)
+
+    @functools.cached_property
+    def _alone(self) -> Callable[..., Any]:
+        return worker(self.py_func)
+
+
 def inlined(function: Function) -> Function:
-    """A function that only compiled code calls, inlined there by LLVM."""
-    return cast(Function, numba.njit(**_SERIAL, forceinline=True)(function))
+    """A piece of a worker, inlined by LLVM into the compiled code that calls it."""
+    if not is_compiling():
+        return function
+    options = {**_SERIAL, "nopython": True, "boundscheck": None, "forceinline": True}
+    return cast(Function, _Inlined(function, targetoptions=options, pipeline_class=Linked))
+
+
+def by_type(function: Function) -> Callable[..., Any]:
+    """Decorates what finds the piece to put in place of a Python function, given its types."""
+    return cast(
+        Callable[..., Any],
+        overload(function, jit_options={**_SERIAL, "forceinline": True, "pipeline_class": Linked}),
+    )

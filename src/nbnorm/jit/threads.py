@@ -38,6 +38,7 @@ import numba
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 
+from nbnorm.jit.tiles import address_of_deal
 from nbnorm.lazy import importing
 
 _TBB_LIBRARIES = ("libtbb.so.12", "tbb12.dll")
@@ -205,6 +206,6 @@ def run(
 ) -> None:
     """Runs a kernel over all its tiles, by its driver or by its worker alone."""
     if parallel and tiles > 1 and runs_parallel():
-        driver(tiles, *arguments)
+        worker(-address_of_deal(), tiles, *arguments)
     else:
         worker(0, tiles, *arguments)

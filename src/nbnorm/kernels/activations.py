@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from numba.core import types
-from numba.extending import overload
 
 from nbnorm.jit.elementary import exp
-from nbnorm.jit.options import inlined
+from nbnorm.jit.options import by_type, inlined
 from nbnorm.jit.simd import fma, select, splat
 
 
@@ -133,19 +132,16 @@ def activation_gradient(dy: Any, z: Any, activation: Any) -> Any:
     return _GRADIENTS[type(activation)](dy, z, activation)
 
 
-INLINED = {"error_model": "numpy", "forceinline": True}  # what is chosen by type
-
-
 def python_type(numba_type: Any) -> type:
     """The class of the None or the tuple that a kernel was given."""
     return type(None) if numba_type == types.none else numba_type.instance_class
 
 
-@overload(activate, jit_options=INLINED)
+@by_type(activate)
 def _overload_activate(z, activation):
     return _VALUES[python_type(activation)]
 
 
-@overload(activation_gradient, jit_options=INLINED)
+@by_type(activation_gradient)
 def _overload_activation_gradient(dy, z, activation):
     return _GRADIENTS[python_type(activation)]

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from numba.extending import overload
-
 from nbnorm.jit.elementary import absolute, square_root
-from nbnorm.jit.options import inlined
+from nbnorm.jit.options import by_type, inlined
 from nbnorm.jit.simd import fma, select, splat
 from nbnorm.jit.vectors import Vector, VectorType
-from nbnorm.kernels.activations import INLINED, python_type
+from nbnorm.kernels.activations import python_type
 
 
 class L1(NamedTuple):
@@ -95,21 +93,21 @@ def penalty_gradient(v: Any, weight: Any, order: Any) -> Any:
     return _PENALTIES[type(order)](v, weight, order)
 
 
-@overload(add, jit_options=INLINED)
+@by_type(add)
 def _overload_add(sums, v, order):
     return _SUMMANDS[python_type(order)]
 
 
-@overload(root, jit_options=INLINED)
+@by_type(root)
 def _overload_root(value, order):
     return _ROOTS[python_type(order)][isinstance(value, VectorType)]
 
 
-@overload(without, jit_options=INLINED)
+@by_type(without)
 def _overload_without(g, v, y, along, order):
     return _DIRECTIONS[python_type(order)]
 
 
-@overload(penalty_gradient, jit_options=INLINED)
+@by_type(penalty_gradient)
 def _overload_penalty_gradient(v, weight, order):
     return _PENALTIES[python_type(order)]
