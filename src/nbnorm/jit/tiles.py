@@ -10,27 +10,47 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbnorm.jit.options import driver
-from nbnorm.jit.wrapper import ADDRESS, SHARE
+from nbnorm.jit.wrapper import ADDRESS, SHARE, WORD
+
+# As many threads as ever share one kernel's tiles.
+MOST_THREADS = 256
 
 
 @intrinsic
-def _do_tiles(typing_context, share, arguments, lo, hi):
-    """Calls a share."""
+def _take_tiles(typing_context, tiles, share, arguments):
+    """Does tiles until all are taken: each time the next one, whoever took those before it."""
 
     def generate(context, builder, sig, args):
-        function = builder.inttoptr(args[0], SHARE.as_pointer())
-        builder.call(function, [builder.inttoptr(args[1], ADDRESS), *args[2:]])
+        tiles, share, arguments = args
+        function = builder.inttoptr(share, SHARE.as_pointer())
+        place = builder.inttoptr(arguments, ADDRESS)
+        taken = builder.inttoptr(arguments, WORD.as_pointer())
+        take = builder.append_basic_block("take")
+        work = builder.append_basic_block("work")
+        done = builder.append_basic_block("done")
+        builder.branch(take)
+        builder.position_at_end(take)
+        tile = builder.atomic_rmw("add", taken, WORD(1), "monotonic")
+        builder.cbranch(builder.icmp_signed("<", tile, tiles), work, done)
+        builder.position_at_end(work)
+        builder.call(function, [place, tile, builder.add(tile, WORD(1))])
+        builder.branch(take)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.intp
-    return types.none(i, i, i, i), generate
+    return types.none(i, i, i), generate
 
 
 @driver
 def deal(tiles, share, arguments):
-    """Deals out the tiles 0 to tiles - 1."""
-    for tile in prange(tiles):
-        _do_tiles(share, arguments, tile, tile + 1)
+    """Deals out the tiles 0 to tiles - 1 as threads come for them.
+
+    A loop over the tiles themselves would give each thread an equal part at once, and all would
+    wait for the one whose processor another process has taken.
+    """
+    for _ in prange(min(tiles, MOST_THREADS)):
+        _take_tiles(tiles, share, arguments)
 
 
 @functools.cache

@@ -2,10 +2,11 @@
 
 ``worker(lo, hi, ...)`` does the tiles lo to hi - 1, from Python as in compiled code. But where
 Python calls it with a negative `lo`, ``-lo`` is the address of a function that deals out the tiles
-0 to hi - 1 (tiles.py): the wrapper puts the other arguments on its stack, and hands that function
-the number of tiles, the address of a *share*, which does some of the tiles, and the address of the
-arguments. So one compiled variant of a kernel serves one thread and many, and the parallel loop is
-compiled once for all kernels rather than once for each variant.
+0 to hi - 1 (tiles.py). The wrapper then puts a count of the tiles taken and the other arguments on
+its stack, and hands that function the number of tiles, the address of a *share*, which does some of
+the tiles, and the address of what is on the stack. So one compiled variant of a kernel serves one
+thread and many, and the parallel loop is compiled once for all kernels rather than once for each
+variant.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def create_wrapper(context, library, fndesc, env, call_helper, release_gil):
 
 def share_of(builder, worker, arguments):
     """The address of a worker's share, and that of its arguments (after lo and hi) on the stack."""
+    arguments = [WORD(0), *arguments]
     kept = ir.LiteralStructType([argument.type for argument in arguments])
     place = cgutils.alloca_once(builder, kept)
     for i, argument in enumerate(arguments):
@@ -59,7 +61,8 @@ def _define_share(worker, kept):
     builder = ir.IRBuilder(share.append_basic_block("entry"))
     place = builder.bitcast(share.args[0], kept.as_pointer())
     others = [
-        builder.load(cgutils.gep_inbounds(builder, place, 0, i)) for i in range(len(kept.elements))
+        builder.load(cgutils.gep_inbounds(builder, place, 0, i))
+        for i in range(1, len(kept.elements))
     ]
     outputs = [builder.alloca(argument.type.pointee) for argument in worker.args[:2]]
     builder.call(worker, [*outputs, *share.args[1:], *others])
