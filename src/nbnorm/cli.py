@@ -20,6 +20,7 @@ import numpy as np
 
 import nbnorm
 from nbnorm.jit import cache, options, target, threads
+from nbnorm.kernels.activations import ACTIVATIONS
 from nbnorm.typing import Array
 
 _NOTHING_COMPILED = "NUMBA_DISABLE_JIT=1: nothing is compiled, and every kernel runs as slow Python"
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument(
         "--activation",
         nargs="+",
-        choices=["none", "relu", "leaky_relu", "silu", "mish"],
+        choices=["none", *ACTIVATIONS],
         default=["none", "relu"],
         help="activations (default: none relu)",
     )

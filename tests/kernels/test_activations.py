@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numba import njit
 
 from nbnorm import reference
+from nbnorm.functional.activation import resolve_activation
+from nbnorm.jit import options
 from nbnorm.jit.simd import lanes, load, store
-from nbnorm.kernels import LeakyReLU, Mish, ReLU, SiLU
 from nbnorm.kernels.activations import activate, activation_gradient
+from tests.cases.activations import ARGUMENTS
+from tests.kernels import activations_page
 from tests.kernels.views import DTYPES
 
-ACTIVATIONS = {
-    "None": (None, None),
-    "relu": (ReLU(), "relu"),
-    "leaky relu": (LeakyReLU(0.2), ("leaky_relu", 0.2)),
-    "silu": (SiLU(), "silu"),
-    "mish": (Mish(), "mish"),
-}
-each_activation = pytest.mark.parametrize("name", ACTIVATIONS)
+each_activation = pytest.mark.parametrize("argument", [None, *ARGUMENTS], ids=str)
 both_types = pytest.mark.parametrize("dtype", DTYPES)
 
 # Units in the last place of a value, and of dy where a derivative crosses 0: the rounding of an
@@ -38,16 +33,12 @@ both_types_exactly = pytest.mark.parametrize(
 )
 
 
-@njit(error_model="numpy")
-def activate_all(y, z, activation):
+@options.worker
+def activate_all(y, dz, dy, z, activation):
+    """The values and, times dy, the derivatives: in one kernel, for there is one for each type."""
     for i in range(0, z.size, lanes(z)):
-        store(y, i, activate(load(z, i), activation))
-
-
-@njit(error_model="numpy")
-def gradients_of_all(dz, dy, z, activation):
-    for i in range(0, z.size, lanes(z)):
-        store(dz, i, activation_gradient(load(dy, i), load(z, i), activation))
+        store(y, i, activate(activation, load(z, i)))
+        store(dz, i, activation_gradient(activation, load(dy, i), load(z, i)))
 
 
 def padded(values, dtype):
@@ -65,72 +56,62 @@ def values_of(dtype):
     return padded(np.concatenate([special, *around, inside, 5 * inside, 30 * inside]), dtype)
 
 
-@both_types_exactly
-@each_activation
-def test_values(name, dtype):
-    activation, by_reference = ACTIVATIONS[name]
-    z = values_of(np.dtype(dtype).type)
-    y = np.full_like(z, np.nan)
-    activate_all(y, z, activation)
-    wanted = reference.activate(z.astype(WIDE), by_reference)
-    # exp is 0 where it would be subnormal, and so are silu and mish, which are z times that.
-    eps, tiny = np.finfo(dtype).eps, np.finfo(dtype).tiny
-    allowed = ULPS * eps * np.abs(wanted) + 2 * tiny * np.maximum(np.abs(z), 1).astype(WIDE)
-    assert np.all(np.abs(y - wanted) <= allowed)
+def run(argument, z, dy):
+    """The kernel's values and gradients."""
+    y, dz = np.full_like(z, 7.0), np.full_like(z, 7.0)
+    activate_all(y, dz, dy, z, resolve_activation("run", argument))
+    return y, dz
 
 
 @both_types_exactly
 @each_activation
-def test_gradients(name, dtype):
-    activation, by_reference = ACTIVATIONS[name]
+def test_is_the_reference(argument, dtype):
     z = values_of(np.dtype(dtype).type)
     dy = np.resize(np.array([-3.0, 1.0, 0.5, 100.0, -1e-3], dtype), z.size)
-    dz = np.full_like(z, np.nan)
-    gradients_of_all(dz, dy, z, activation)
-    wanted = dy * reference.activate_derivative(z.astype(WIDE), by_reference)
-    assert np.all(np.abs(dz - wanted) <= ULPS * np.finfo(dtype).eps * np.abs(dy))
+    y, dz = run(argument, z, dy)
+    eps, tiny = np.finfo(dtype).eps, np.finfo(dtype).tiny
+    wanted = reference.activate(z.astype(WIDE), argument)
+    # exp is 0 where it would be subnormal, and so are silu and mish, which are z times that.
+    allowed = ULPS * eps * np.abs(wanted) + 2 * tiny * np.maximum(np.abs(z), 1).astype(WIDE)
+    assert np.all(np.abs(y - wanted) <= allowed)
+    wanted = dy * reference.activate_derivative(z.astype(WIDE), argument)
+    assert np.all(np.abs(dz - wanted) <= ULPS * eps * np.abs(dy))
 
 
 @both_types
 @each_activation
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, where nothing is compiled
-def test_nan_stays_nan(name, dtype):
-    activation, _ = ACTIVATIONS[name]
+def test_nan_stays_nan(argument, dtype):
     z = padded([np.nan], dtype)
-    y, dz = np.zeros_like(z), np.zeros_like(z)
-    activate_all(y, z, activation)
-    gradients_of_all(dz, np.ones_like(z), z, activation)
+    y, dz = run(argument, z, np.ones_like(z))
     assert np.isnan(y).all()
-    assert np.isnan(dz).all() == (activation is not None)
+    assert np.isnan(dz).all() == (argument is not None)
 
 
 @both_types
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @each_activation
-def test_infinity(name, dtype):
-    activation, by_reference = ACTIVATIONS[name]
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_infinity(argument, dtype):
     z = padded([-np.inf, np.inf], dtype)
-    y = np.full_like(z, 7.0)
-    activate_all(y, z, activation)
-    np.testing.assert_array_equal(y, reference.activate(z, by_reference))  # -inf times 0 is NaN
-    if name not in ("silu", "mish"):
-        dz = np.full_like(z, np.nan)
-        gradients_of_all(dz, np.ones_like(z), z, activation)
-        wanted = reference.activate_derivative(z, by_reference)
+    y, dz = run(argument, z, np.ones_like(z))
+    np.testing.assert_array_equal(y, reference.activate(z, argument))
+    if argument not in ("silu", "mish"):  # whose reference is NaN: 0 times infinity
+        wanted = reference.activate_derivative(z, argument)
         np.testing.assert_array_equal(dz, wanted.astype(dtype))
 
 
 @both_types
-@pytest.mark.parametrize(
-    ("name", "slope"),
-    [("None", 1.0), ("relu", 0.0), ("leaky relu", 0.2), ("silu", 0.5), ("mish", 0.6)],
-)
+@each_activation
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_at_0(name, slope, zero, dtype):
-    activation, _ = ACTIVATIONS[name]
+def test_at_0(argument, zero, dtype):
     z = padded([zero], dtype)
-    y, dz = np.full_like(z, np.nan), np.full_like(z, np.nan)
-    activate_all(y, z, activation)
-    gradients_of_all(dz, np.ones_like(z), z, activation)
-    np.testing.assert_array_equal(y, 0.0)
-    np.testing.assert_allclose(dz, slope, rtol=np.finfo(dtype).eps)
+    y, dz = run(argument, z, np.ones_like(z))
+    rounded_once = {"rtol": np.finfo(dtype).eps}
+    z = z.astype(np.float64)
+    np.testing.assert_allclose(y, reference.activate(z, argument), **rounded_once)
+    np.testing.assert_allclose(dz, reference.activate_derivative(z, argument), **rounded_once)
+
+
+def test_the_page_lists_them_all():
+    text = activations_page.PAGE.read_text()
+    assert text == activations_page.text(), "python -m tests.kernels.activations_page writes it"

@@ -1,4 +1,4 @@
-"""The activations that a fused function can end with."""
+"""The check of an activation given as an argument."""
 
 from __future__ import annotations
 
@@ -7,19 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.kernels.activations import LeakyReLU, Mish, ReLU, SiLU
+from nbnorm.kernels.activations import ACTIVATIONS
 
 Activation: TypeAlias = str | tuple[str, float] | None
-
-LEAKY_RELU_SLOPE = 0.01
-
-_BY_NAME = {
-    "relu": ReLU(),
-    "leaky_relu": LeakyReLU(LEAKY_RELU_SLOPE),
-    "silu": SiLU(),
-    "mish": Mish(),
-}
-_EXPECTED = 'None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"'
 
 
 def resolve_activation(function: str, activation: Any) -> Any:
@@ -27,14 +17,29 @@ def resolve_activation(function: str, activation: Any) -> Any:
     if activation is None:
         return None
     if isinstance(activation, str):
-        if activation not in _BY_NAME:
-            raise checks.wrong_value(function, "activation", activation, _EXPECTED)
-        return _BY_NAME[activation]
-    pair = isinstance(activation, tuple) and len(activation) == 2
-    if pair and isinstance(activation[0], str) and activation[0] == "leaky_relu":
-        slope = activation[1]
-        if isinstance(slope, (int, float, np.integer, np.floating)) and not isinstance(slope, bool):
-            if not checks.finite(slope):
-                raise checks.wrong_value(function, "activation", activation, "a finite slope")
-            return LeakyReLU(float(slope))
-    raise checks.wrong_type(function, "activation", activation, _EXPECTED)
+        if activation not in ACTIVATIONS:
+            raise checks.wrong_value(function, "activation", activation, _expected())
+        return ACTIVATIONS[activation]
+    if isinstance(activation, tuple) and len(activation) > 1 and isinstance(activation[0], str):
+        default: Any = ACTIVATIONS.get(activation[0], ())
+        parameters = activation[1:]
+        if len(parameters) == len(default) and all(map(_is_number, parameters)):
+            for name, parameter in zip(default._fields, parameters, strict=True):
+                if not checks.finite(parameter):
+                    raise checks.wrong_value(function, "activation", activation, f"a finite {name}")
+            return type(default)(*map(float, parameters))
+    raise checks.wrong_type(function, "activation", activation, _expected())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _expected() -> str:
+    """Every activation, with its parameters where it has any."""
+    forms = ["None"]
+    for name, activation in ACTIVATIONS.items():
+        forms.append(f'"{name}"')
+        if activation._fields:
+            forms.append(f'("{name}", {", ".join(activation._fields)})')
+    return f"{', '.join(forms[:-1])} or {forms[-1]}"

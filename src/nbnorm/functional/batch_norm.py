@@ -117,8 +117,8 @@ def batch_norm_forward(
         Added to the variance. Where ``var + eps`` is 0, y is beta.
     ddof : 0 or 1
         The variance is taken over m - ddof values.
-    activation : None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
-        A leaky ReLU's slope is 0.01 unless given.
+    activation : None, the name of an activation, or (name, parameter)
+        "relu" or ("leaky_relu", 0.2), say: docs/activations.md lists them.
     residual : array of x's shape and type, optional
         Added before the activation.
     out : array of x's shape and type, optional

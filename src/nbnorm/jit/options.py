@@ -84,7 +84,6 @@ def inlined(function: Function) -> Function:
 
 def by_type(function: Function) -> Callable[..., Any]:
     """Decorates what finds the piece to put in place of a Python function, given its types."""
-    return cast(
-        Callable[..., Any],
-        overload(function, jit_options={**_SERIAL, "forceinline": True, "pipeline_class": Linked}),
-    )
+    options = {**_SERIAL, "forceinline": True, "pipeline_class": Linked}
+    # Not strict: the piece may be a method, which calls its first argument self.
+    return cast(Callable[..., Any], overload(function, jit_options=options, strict=False))

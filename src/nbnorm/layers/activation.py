@@ -24,7 +24,8 @@ class Activation(Layer[BatchNormContext]):
 
     Parameters
     ----------
-    activation : "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
+    activation : None, the name of an activation, or (name, parameter)
+        "relu" or ("leaky_relu", 0.2), say: docs/activations.md lists them.
 
     Examples
     --------

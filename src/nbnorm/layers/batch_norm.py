@@ -55,7 +55,8 @@ class BatchNorm(Normalizing[BatchNormContext]):
         "unbiased" as in PyTorch, "biased" as in Keras and Flax.
     ddof : 0 or 1
         Divides the variance by m - ddof.
-    activation : None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
+    activation : None, the name of an activation, or (name, parameter)
+        "relu" or ("leaky_relu", 0.2), say: docs/activations.md lists them.
     dtype : float32 or float64
         The type of gamma and beta. Running statistics are float64.
 

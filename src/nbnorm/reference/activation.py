@@ -9,7 +9,9 @@ import numpy as np
 from nbnorm.reference.arrays import Array
 
 Activation: TypeAlias = str | tuple[str, float] | None
-LEAKY_RELU_SLOPE = 0.01
+
+# The parameter of those that have one, where only the name is given.
+_DEFAULTS = {"leaky_relu": 0.01}
 
 
 def activate(z: Array, activation: Activation = None) -> Array:
@@ -18,8 +20,8 @@ def activate(z: Array, activation: Activation = None) -> Array:
     Parameters
     ----------
     z : array of any shape
-    activation : None, "relu", "leaky_relu", ("leaky_relu", slope), "silu" or "mish"
-        A leaky ReLU's slope is 0.01 unless given.
+    activation : None, the name of an activation, or (name, parameter)
+        "relu" or ("leaky_relu", 0.2), say: docs/activations.md lists them.
 
     Returns
     -------
@@ -30,13 +32,11 @@ def activate(z: Array, activation: Activation = None) -> Array:
     >>> activate(np.array([-2.0, 0.0, 3.0]), ("leaky_relu", 0.5))
     array([-1.,  0.,  3.])
     """
-    match activation:
+    match _with_parameter(activation):
         case None:
             return z
         case "relu":
             return np.maximum(z, 0.0)
-        case "leaky_relu":
-            return activate(z, ("leaky_relu", LEAKY_RELU_SLOPE))
         case ("leaky_relu", slope):
             return np.where(z > 0.0, z, slope * z)
         case "silu":
@@ -49,8 +49,8 @@ def activate(z: Array, activation: Activation = None) -> Array:
 def activate_derivative(z: Array, activation: Activation = None) -> Array:
     """Differentiate an activation elementwise, at the value z that entered it; NaN stays NaN.
 
-    At the kink, z = 0, the derivative of ReLU is 0 and that of a leaky ReLU its slope: the value
-    on the side of the negative numbers, as PyTorch has it.
+    Where the derivative jumps it is taken from one side, the one that PyTorch takes: that of the
+    negative numbers at 0.
 
     Parameters
     ----------
@@ -66,13 +66,11 @@ def activate_derivative(z: Array, activation: Activation = None) -> Array:
     >>> activate_derivative(np.array([-2.0, 0.0, 3.0]), "relu")
     array([0., 0., 1.])
     """
-    match activation:
+    match _with_parameter(activation):
         case None:
             return np.ones_like(z)
         case "relu":
             return activate_derivative(z, ("leaky_relu", 0.0))
-        case "leaky_relu":
-            return activate_derivative(z, ("leaky_relu", LEAKY_RELU_SLOPE))
         case ("leaky_relu", slope):
             return np.select([z > 0.0, z <= 0.0], [1.0, slope], default=np.nan)
         case "silu":
@@ -83,6 +81,12 @@ def activate_derivative(z: Array, activation: Activation = None) -> Array:
             t = np.tanh(_softplus(z))
             return t + z * (1.0 - t * t) * _sigmoid(z)
     raise ValueError(f"unknown activation {activation!r}")
+
+
+def _with_parameter(activation: Activation) -> Activation:
+    if isinstance(activation, str) and activation in _DEFAULTS:
+        return activation, _DEFAULTS[activation]
+    return activation
 
 
 def _sigmoid(z: Array) -> Array:

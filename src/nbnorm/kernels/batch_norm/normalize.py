@@ -83,7 +83,7 @@ def _normalize(y, x, residual, i, count, head, scale, shift, activation, stream)
     z = fma(load_part(x, i, count, head) - head, scale, shift)
     if residual is not None:
         z = z + load_part(residual, i, count, shift)
-    z = activate(z, activation)
+    z = activate(activation, z)
     if stream:
         store_stream(y, i, z)
     else:

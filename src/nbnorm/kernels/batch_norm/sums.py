@@ -47,7 +47,7 @@ def gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activa
     z = fma(v, scale, shift)
     if residual is not None:
         z = z + load_part(residual, i, count, shift)
-    u = activation_gradient(load_part(dy, i, count, splat(x, 0.0)), z, activation)
+    u = activation_gradient(activation, load_part(dy, i, count, splat(x, 0.0)), z)
     return u, v
 
 

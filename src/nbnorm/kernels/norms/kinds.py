@@ -13,7 +13,6 @@ from nbnorm.jit.elementary import absolute, square_root
 from nbnorm.jit.options import by_type, inlined
 from nbnorm.jit.simd import fma, select, splat
 from nbnorm.jit.vectors import Vector, VectorType
-from nbnorm.kernels.activations import python_type
 
 
 class L1(NamedTuple):
@@ -95,19 +94,19 @@ def penalty_gradient(v: Any, weight: Any, order: Any) -> Any:
 
 @by_type(add)
 def _overload_add(sums, v, order):
-    return _SUMMANDS[python_type(order)]
+    return _SUMMANDS[order.instance_class]
 
 
 @by_type(root)
 def _overload_root(value, order):
-    return _ROOTS[python_type(order)][isinstance(value, VectorType)]
+    return _ROOTS[order.instance_class][isinstance(value, VectorType)]
 
 
 @by_type(without)
 def _overload_without(g, v, y, along, order):
-    return _DIRECTIONS[python_type(order)]
+    return _DIRECTIONS[order.instance_class]
 
 
 @by_type(penalty_gradient)
 def _overload_penalty_gradient(v, weight, order):
-    return _PENALTIES[python_type(order)]
+    return _PENALTIES[order.instance_class]

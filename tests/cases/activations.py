@@ -1,0 +1,12 @@
+"""Every activation that there is, from the table that the library reads too."""
+
+from __future__ import annotations
+
+from nbnorm.functional.activation import Activation
+from nbnorm.kernels.activations import ACTIVATIONS
+
+# As arguments: by name, and with a parameter of their own where they have one.
+ARGUMENTS: list[Activation] = [
+    *ACTIVATIONS,
+    *((name, 0.2) for name, activation in ACTIVATIONS.items() if activation._fields),
+]
