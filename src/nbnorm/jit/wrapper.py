@@ -56,7 +56,8 @@ def share_of(builder, worker, arguments):
 
 def _define_share(worker, kept):
     """A function of C that does the tiles lo to hi - 1; workers never raise."""
-    share = ir.Function(worker.module, SHARE, f"{worker.name}.share")
+    name = worker.module.get_unique_name(f"{worker.name}.share")
+    share = ir.Function(worker.module, SHARE, name)
     share.linkage = "internal"
     builder = ir.IRBuilder(share.append_basic_block("entry"))
     place = builder.bitcast(share.args[0], kept.as_pointer())
