@@ -57,7 +57,7 @@ bench: .venv/installed-asv
 	NUMBA_NUM_THREADS=2 $(BIN)/asv run --quick --show-stderr --environment existing --bench '$(BENCH)'
 
 dashboard: .venv/installed-asv
-	$(BIN)/python -m benchmarks.dashboard
+	$(BIN)/python -m benchmarks.tools.dashboard
 
 dashboard-view:
 	python3 -m http.server --bind 127.0.0.1 --directory .asv/html 8000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.npm import Package
+from benchmarks.tools.npm import Package
 from tests.benchmarks.browser import chromium, served
 
 REPOSITORY = Path(__file__).parents[1]

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine, truth
-from benchmarks.accuracy import pages
+from benchmarks.accuracy import pages, truth
 from benchmarks.accuracy.batteries import BATTERIES, CONSTANT, Trial, constants, draw
 from benchmarks.accuracy.libraries import DISTRIBUTIONS, LIBRARIES, Library
 from benchmarks.accuracy.operations import OPERATIONS, Operation, Product
+from benchmarks.tools import machine
 
 LIKE_X, LIKE_Y = ("dx",), ("y", "inference")
 RESULTS = Path(__file__).parents[1] / "results" / "accuracy.json"

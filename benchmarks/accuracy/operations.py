@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import truth
+from benchmarks.accuracy import truth
 from benchmarks.accuracy.batteries import Array, Trial, draw
-from benchmarks.products import Conv2d, Dense
-from benchmarks.truth import Truth
+from benchmarks.accuracy.products import Conv2d, Dense
+from benchmarks.accuracy.truth import Truth
 
 CHANNELS = 16  # of a product's output, and at least as many of a convolution's input
 SLOW = 1024  # pixels of a float64 convolution: long double has no fast product

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import markdown
 from benchmarks.accuracy.batteries import CONSTANT
+from benchmarks.tools import markdown
 
 ROOT = Path(__file__).parents[2]
 PAGE, README = ROOT / "docs" / "accuracy.md", ROOT / "README.md"
@@ -25,8 +25,8 @@ HEAD = """\
 # Accuracy
 
 `python -m benchmarks.accuracy` writes this page: the largest error of each result on each battery
-of hard data, over the scale that `benchmarks/truth.py` and `benchmarks/accuracy/operations.py` name
-for it; float32 against float64, float64 against long double and over max(1, mean/std). Convolutions
+of hard data, over the scale that `truth.py` and `operations.py` in `benchmarks/accuracy/` name for
+it; float32 against float64, float64 against long double and over max(1, mean/std). Convolutions
 are 3x3; nbnorm's are `algorithm="direct"`, `"auto"` beside it. JAX is batch norm as Flax writes it,
 TensorFlow its fused batch norm (float32) or its moments (float64), channels-last alone. float64
 convolutions have at most 1,024 pixels: long double has no fast product. Where the type itself is

@@ -6,14 +6,14 @@
     python -m benchmarks.compare dense_batch_norm      dense layer, batch norm and ReLU
     python -m benchmarks.compare conv2d_batch_norm     convolution, batch norm and ReLU; memory
     python -m benchmarks.compare normalize             L1, L2; batch norm per activation
-    python -m benchmarks.compare all --isa avx2        every library held to AVX2 (`../isa.py`)
+    python -m benchmarks.compare all --isa avx2        every library held to AVX2
     python -m benchmarks.compare readme                the stored run's tables into the README
 
 A whole suite's figures take the place of its part of `../results/comparison.json`, and the picture
-beside it is drawn anew; less than a whole suite goes to `partial.json`, which git ignores, and
-what every library is held to by ``--isa`` has a file of its name. A run
-that is stopped goes on where it was when the same command is given again, unless the machine, a
-version or a source has changed since (`journal.py`).
+beside it is drawn anew; less than a whole suite goes to `partial.json`, which git ignores, and what
+every library is held to by ``--isa`` (`../tools/isa.py`) has a file of its name. A run that is
+stopped goes on where it was when the same command is given again, unless the machine, a version or
+a source has changed since (`journal.py`).
 
 How it is measured
     Each library has a process of its own (`workers.py`), with its own threads and environment. The
@@ -24,13 +24,11 @@ How it is measured
     the call: data is in the library's own arrays beforehand, and results are released after the
     clock was read.
 
-    Outputs are compared with float64 first (`../truth.py`). A library that is not installed, that
-    cannot do a case, or that gets it wrong is named in the report.
+    Outputs are compared with float64 first (`../accuracy/truth.py`). A library that is not
+    installed, that cannot do a case, or that gets it wrong is named in the report.
 
 Where things are
-    A suite (`batch_norm.py`, `dense_batch_norm.py`, `conv2d_batch_norm.py`,
-    `normalize.py`) says what is measured:
-    shapes, operations, data, truth, targets.
+    A suite (`suites/`) says what is measured: shapes, operations, data, truth, targets.
     A peer (`peers/`) says how one library is called: one class, one method for each operation.
     A further suite is one more module listed in `SUITES`, methods of its name on the peers, and a
     place in the README (`readme.py`).

@@ -7,21 +7,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import isa, machine
-from benchmarks.compare import (
-    batch_norm,
-    conv2d_batch_norm,
-    dense_batch_norm,
-    normalize,
-    picture,
-    readme,
-    results,
-    tables,
-)
+from benchmarks.compare import picture, readme, results, tables
 from benchmarks.compare.peers import SUBJECT
 from benchmarks.compare.protocol import Shape, label
 from benchmarks.compare.results import Results, Sections
 from benchmarks.compare.session import RIVALS, Options, Session
+from benchmarks.compare.suites import batch_norm, conv2d_batch_norm, dense_batch_norm, normalize
+from benchmarks.tools import isa, machine
 
 SUITES: dict[str, ModuleType] = {
     suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm, normalize)

@@ -13,9 +13,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.compare.peers import PEERS
 from benchmarks.compare.results import Results, from_document, to_document
+from benchmarks.tools import machine
 
 ROOT = Path(__file__).parents[2]
 Unit = tuple[str, str, str]  # suite, shape and layout

@@ -4,7 +4,7 @@ A part for each suite. In it a column for each operation and a block of rows for
 row a shape. The bar reaches to the fastest library of that case, the dots are all of them; right of
 the line at 1 nbnorm is faster. Where there is a limit (a copy of the array, the sum of two), the
 last column has nbnorm's own time over it, and the nearer to 1 the better. Matplotlib is imported
-where something is drawn: asv imports every module of the benchmarks, and has no need of it.
+where something is drawn: measuring does without it.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from datetime import datetime, timezone
 from types import ModuleType
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.compare.peers import Peer
 from benchmarks.compare.protocol import Case, Given, Shape, Unsupported, label
 from benchmarks.compare.results import Record, Refusal, Resident, Results
-from benchmarks.compare.workers import SLOW, NotInstalled, PeerFailure, TimedOut, Worker
+from benchmarks.compare.timing import SLOW
+from benchmarks.compare.workers import NotInstalled, PeerFailure, TimedOut, Worker
+from benchmarks.tools import machine
 
 # Other work on the machine spoils single turns. Where the middle half of a library's rounds lies
 # further apart than this, relative to the median, further rounds are taken, up to so many times

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import isa
 from benchmarks.compare.journal import Journal
 from benchmarks.compare.peers import PEERS, SUBJECT, Peer
 from benchmarks.compare.protocol import Case, Shape, label
 from benchmarks.compare.results import Results, Sections
 from benchmarks.compare.runner import Comparison, Group
+from benchmarks.tools import isa
 
 RIVALS = [key for key, peer in PEERS.items() if peer.counted and key != SUBJECT]
 QUICK_ROUNDS, QUICK_SECONDS = 3, 0.02

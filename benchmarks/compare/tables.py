@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Callable
 from types import ModuleType
 
-from benchmarks import markdown
 from benchmarks.compare.peers import PEERS, SUBJECT
 from benchmarks.compare.protocol import Case, label
 from benchmarks.compare.results import Results, geometric_mean
 from benchmarks.compare.targets import HEADINGS, judge
+from benchmarks.tools import markdown
 
 Row = list[str]
 NOTHING = "-"

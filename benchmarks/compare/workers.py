@@ -11,23 +11,20 @@ import importlib
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.compare import memory
 from benchmarks.compare.peers import COMMON_ENVIRONMENT, Peer
 from benchmarks.compare.protocol import Call, Case, Given, Unsupported
+from benchmarks.compare.timing import median_of_calls
+from benchmarks.tools import machine
 
 ANSWER_WITHIN = 300  # seconds; the slowest thing asked for is a first compilation
-WARM_UP = 0.005  # seconds of calls before the clock counts
-LEAST_CALLS = 3
-SLOW = 1.0  # seconds; a longer call is a turn, and needs no warm-up: XLA has some of 12 seconds
 
 # A thread pool that has run out of work spins for a while before it sleeps, and a pool that spins
 # takes the core of whoever has the turn. Forbidding it (OMP_WAIT_POLICY=passive and its relatives)
@@ -123,31 +120,6 @@ class Bench:
         """The MiB that calls need after a warm-up on little data, and the outputs."""
         method = getattr(self.adapter, given.case.operation)
         return memory.growth(lambda: method(little), lambda: method(given))
-
-
-def median_of_calls(run: Callable[[], Any], seconds: float) -> float:
-    """Call for about so many seconds, three times at least, after a warm-up that is not counted.
-
-    Of a call that takes longer than `SLOW` there is only one.
-    """
-    clock, times = time.perf_counter, []
-    warm = clock() + WARM_UP  # threads wake, and caches forget the library that went before
-    while True:
-        start = clock()
-        result = run()
-        end = clock()
-        del result
-        if end - start > SLOW:
-            return end - start
-        if end >= warm:
-            break
-    end = clock() + seconds
-    while len(times) < LEAST_CALLS or clock() < end:
-        start = clock()
-        result = run()
-        times.append(clock() - start)
-        del result  # given back here, outside the clock
-    return statistics.median(times)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
-from benchmarks import truth
+from benchmarks.accuracy import truth
+from benchmarks.accuracy.products import Conv2d, Dense, gradients
 from benchmarks.compare.protocol import Call, Given, Unsupported
-from benchmarks.products import Conv2d, Dense, gradients
 
 
 class Adapter:

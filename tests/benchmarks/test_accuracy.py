@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import truth
 from benchmarks.accuracy import __main__ as accuracy
-from benchmarks.accuracy import batteries, pages
+from benchmarks.accuracy import batteries, pages, truth
 from benchmarks.accuracy.operations import OPERATIONS
-from benchmarks.products import Conv2d, Dense
+from benchmarks.accuracy.products import Conv2d, Dense
 
 
 def plain(operation: str, given: dict[str, Any], axis: int) -> dict[str, Any]:

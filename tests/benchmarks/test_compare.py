@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import truth
+from benchmarks.accuracy import truth
 from benchmarks.compare import __main__ as command
-from benchmarks.compare import batch_norm, picture, tables, workers
+from benchmarks.compare import picture, tables, timing
 from benchmarks.compare.peers import PEERS, Peer
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case
 from benchmarks.compare.results import Record, Refusal, Results, load, save
 from benchmarks.compare.runner import Comparison
+from benchmarks.compare.suites import batch_norm
 from benchmarks.compare.targets import Target, Verdict, judge
-from benchmarks.compare.workers import CAN_STOP, Worker, median_of_calls
+from benchmarks.compare.timing import median_of_calls
+from benchmarks.compare.workers import CAN_STOP, Worker
 
 SMALL = (4, 3, 5, 5)
 LARGE = (32, 64, 112, 112)
@@ -119,7 +121,7 @@ def test_a_turn_counts_only_the_call() -> None:
 
 
 def test_a_slow_call_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "SLOW", 0.01)
+    monkeypatch.setattr(timing, "SLOW", 0.01)
     calls = []
     seconds = median_of_calls(lambda: calls.append(time.sleep(0.02)), 0.1)
     assert seconds >= 0.02

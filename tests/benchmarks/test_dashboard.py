@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dashboard
+from benchmarks.tools import dashboard
 from tests.benchmarks.browser import chromium, problems, served
 from tests.conftest import import_peer
 
@@ -28,7 +28,7 @@ class Ratio:
     unit = "times the limit"
 
     def track_forward_over_copy(self, shape):
-        level = Path(__file__).parents[1] / "level"
+        level = Path(__file__).parents[2] / "level"
         return float(level.read_text()) * {"small": 1.5, "large": 2.5}[shape]
 
     def track_what_nobody_measures(self, shape):
@@ -56,9 +56,10 @@ def asv(tmp_path_factory):
     """asv, in that project, measured by this one's configuration."""
     import_peer("asv")
     root = tmp_path_factory.mktemp("project")
-    (root / "benchmarks").mkdir()
-    (root / "benchmarks" / "__init__.py").touch()
-    (root / "benchmarks" / "suite.py").write_text(SUITE)
+    suites = root / "benchmarks" / "suites"
+    suites.mkdir(parents=True)
+    (suites / "__init__.py").touch()
+    (suites / "suite.py").write_text(SUITE)
     shutil.copy(CONFIGURATION, root)
 
     def run(*command: str, **variables: str) -> str:

@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import isa, machine
 from benchmarks.compare import __main__ as command
 from benchmarks.compare.results import load
 from benchmarks.compare.session import Options, Session, _peers
+from benchmarks.tools import isa, machine
 from nbnorm.jit import target
 from tests.benchmarks.test_compare import results_of
 from tests.jit.processes import python
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What `hold` changes, instead of this process's own environment."""
     variables: dict[str, str] = {}
-    monkeypatch.setattr("benchmarks.isa.os.environ", variables)
+    monkeypatch.setattr("benchmarks.tools.isa.os.environ", variables)
     return variables
 
 

@@ -9,14 +9,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from benchmarks import truth
+from benchmarks.accuracy import truth
 from benchmarks.compare import __main__ as command
-from benchmarks.compare import conv2d_batch_norm, dense_batch_norm, picture, tables
-from benchmarks.compare.layers import Problem
+from benchmarks.compare import picture, tables
 from benchmarks.compare.peers import PEERS, Peer
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case, Given, Shape, Unsupported
 from benchmarks.compare.results import Resident, Results, load, save
 from benchmarks.compare.runner import Comparison
+from benchmarks.compare.suites import conv2d_batch_norm, dense_batch_norm
+from benchmarks.compare.suites.layers import Problem
 from benchmarks.compare.targets import judge
 from tests.benchmarks.test_compare import results_of, stand_in
 

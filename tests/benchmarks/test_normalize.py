@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.compare import normalize
 from benchmarks.compare.peers import PEERS
 from benchmarks.compare.protocol import FIRST, Case, Given
+from benchmarks.compare.suites import normalize
 from nbnorm import reference
 
 SHAPE = (6, 5, 4, 3)

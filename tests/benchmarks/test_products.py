@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import truth
-from benchmarks.products import Conv2d, Dense, gradients
+from benchmarks.accuracy import truth
+from benchmarks.accuracy.products import Conv2d, Dense, gradients
 
 PRODUCTS = [
     Dense(5, 3, 4),

@@ -11,12 +11,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from benchmarks.compare import __main__ as command
-from benchmarks.compare import batch_norm, dense_batch_norm, journal, runner, session
+from benchmarks.compare import journal, runner, session
 from benchmarks.compare.journal import Journal
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case
 from benchmarks.compare.results import Record, Results, load
 from benchmarks.compare.runner import Comparison
 from benchmarks.compare.session import Options, Session
+from benchmarks.compare.suites import batch_norm, dense_batch_norm
 from benchmarks.compare.workers import PeerFailure, TimedOut
 from tests.benchmarks.test_compare import results_of, stand_in
 

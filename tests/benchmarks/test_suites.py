@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import batch_norm, dense_batch_norm, memory, startup
-from benchmarks.calls import Calls, Directions, kernels_of
-from benchmarks.ratio import ratio
+from benchmarks.suites import batch_norm, dense_batch_norm, memory, startup
+from benchmarks.suites.calls import Calls, Directions, kernels_of
+from benchmarks.suites.ratio import ratio
 from nbnorm.jit import threads
 
 SMALL = ("8x16x4x4", "channels-first")

@@ -1,7 +1,7 @@
 """How exact batch norm is on data that has broken others, against wider arithmetic.
 
 The batteries, the truth and the scales of errors are those of the table in the README
-(benchmarks/accuracy, benchmarks/truth.py), which share no code with the library.
+(benchmarks/accuracy), which share no code with the library.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from numba.core import config
 
-from benchmarks import truth
 from benchmarks.accuracy import __main__ as command
-from benchmarks.accuracy import batteries
+from benchmarks.accuracy import batteries, truth
 from benchmarks.accuracy.libraries import load_nbnorm
 from benchmarks.accuracy.operations import OPERATIONS
 from nbnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference

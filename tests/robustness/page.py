@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import markdown
+from benchmarks.tools import markdown
 from tests.robustness import arguments, layer_arguments
 from tests.robustness.arguments import Function
 from tests.robustness.kinds import Given

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.protocol import Call, Given
-from benchmarks.compare.workers import median_of_calls
+from benchmarks.compare.timing import median_of_calls
 
 RACE_SECONDS = 0.02
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import truth
+from benchmarks.accuracy import truth
 from benchmarks.compare.peers import SUBJECT
 from benchmarks.compare.protocol import FIRST, LAST, ROWS, Case, Shape
 from benchmarks.compare.results import Results
@@ -42,8 +42,8 @@ OPERATIONS = {
 LIMIT = {INFERENCE: COPY, FORWARD: COPY, BACKWARD: ADD, BOTH: None}
 
 EPS = 1e-5
-# Of each output's scale (benchmarks/truth.py). It is there to catch a library that computes
-# something else: float32 sums over 400,000 values, as some take them, are off by 1.5e-4.
+# Of each output's scale (benchmarks/accuracy/truth.py). It is there to catch a library that
+# computes something else: float32 sums over 400,000 values, as some take them, are off by 1.5e-4.
 TOLERANCE = 1e-3
 
 

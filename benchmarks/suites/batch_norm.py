@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.calls import Calls, Directions, kernels_of, warm_up
-from benchmarks.ratio import on_one_thread, ratio
+from .calls import Calls, Directions, kernels_of, warm_up
+from .ratio import on_one_thread, ratio
 
 SHAPES = {
     "32x64x56x56": (32, 64, 56, 56),

@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import isa
+from benchmarks.tools import isa
 
 
 def describe() -> dict[str, str | int]:

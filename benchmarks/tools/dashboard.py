@@ -1,7 +1,7 @@
 """The dashboard: a part of the asv suites on a few commits of main, as pages that need no network.
 
-python -m benchmarks.dashboard            measures what is missing, then makes the pages
-python -m benchmarks.dashboard --pages    makes the pages of what was measured
+python -m benchmarks.tools.dashboard            measures what is missing, then makes the pages
+python -m benchmarks.tools.dashboard --pages    makes the pages of what was measured
 
 asv's pages take their scripts and styles from other hosts. Here the same come from npm, each pinned
 by the digest of its package, and lie beside the pages.
@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.npm import Package, integrity
+from benchmarks.tools.npm import Package, integrity
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ROOT / ".asv" / "html"  # asv.conf.json: html_dir
 VENDOR = "vendor"
 
@@ -110,7 +110,7 @@ def _source(address: str) -> tuple[Package, str]:
     for end, source in FILES.items():
         if address.endswith(f"/{end}"):
             return source
-    raise LookupError(f"asv's page asks for {address}: benchmarks/dashboard.py has to learn of it")
+    raise LookupError(f"asv's page asks for {address}, which FILES does not name")
 
 
 def leave_out_unmeasured(pages: Path) -> None:
@@ -158,7 +158,7 @@ def _asv(*arguments: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tools.dashboard")
     parser.add_argument("--pages", action="store_true", help="measure nothing")
     parser.add_argument("--commits", type=int, default=4, help="how many (default: 4)")
     parser.add_argument(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.startup import PREPARE
+from .startup import PREPARE
 
 STEPS = {
     "batch norm 32x64x56x56": ((32, 64, 56, 56), "nbnorm.BatchNorm(64)"),

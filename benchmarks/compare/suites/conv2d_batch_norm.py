@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import layers
-from benchmarks.compare.layers import EPS
+from benchmarks.accuracy.products import Conv2d
 from benchmarks.compare.peers import SUBJECT
 from benchmarks.compare.protocol import FIRST, LAST, Case, Given, Shape
 from benchmarks.compare.results import Results
+from benchmarks.compare.suites import layers
+from benchmarks.compare.suites.layers import EPS
 from benchmarks.compare.targets import Ratios, Target, best_layouts
-from benchmarks.products import Conv2d
 
 NAME = "conv2d_batch_norm"
 DIMENSIONS = "n x c x h x k x window x stride (x dilation x groups)"

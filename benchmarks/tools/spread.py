@@ -1,6 +1,6 @@
 """How far repeated measurements of one state lie apart, by asv's own runner.
 
-python -m benchmarks.spread [--rounds 5] [--only WORD ...]
+python -m benchmarks.tools.spread [--rounds 5] [--only WORD ...]
 
 Each benchmark runs in processes of its own, in turn with and without a neighbour that copies memory
 without pause. The table gives the spread of the quiet rounds, (largest - smallest) over the median,
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import markdown
+from benchmarks.tools import markdown
 
-SUITES = Path(__file__).parent
+SUITES = Path(__file__).parents[1] / "suites"
 
 FIRST, LAST = "channels-first", "channels-last"
 CASES: list[tuple[str, tuple[str, ...]]] = [
@@ -62,7 +62,7 @@ def measure(name: str, parameters: tuple[str, ...]) -> float:
 
 
 def in_a_process(case: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.spread", "--measure", str(case)]
+    command = [sys.executable, "-m", "benchmarks.tools.spread", "--measure", str(case)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -79,7 +79,7 @@ def neighbour() -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.spread")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tools.spread")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the benchmarks' names")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)

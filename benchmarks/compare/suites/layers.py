@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import truth
+from benchmarks.accuracy import truth
+from benchmarks.accuracy.products import Conv2d, Dense, gradients
 from benchmarks.compare.protocol import LAST, Case, Shape
-from benchmarks.products import Conv2d, Dense, gradients
 
 EPS = 1e-5
 TOLERANCE = 1e-3  # of each output's scale, as in the batch norm suite

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from benchmarks.compare import layers
+from benchmarks.accuracy.products import Dense
 from benchmarks.compare.protocol import ROWS, Case, Shape
 from benchmarks.compare.results import Results
+from benchmarks.compare.suites import layers
 from benchmarks.compare.targets import Target, against, against_fastest
-from benchmarks.products import Dense
 
 NAME = "dense_batch_norm"
 DIMENSIONS = "n x c x k"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.truth import Array, Truth
+from benchmarks.accuracy.truth import Array, Truth
 
 Slices = tuple[slice, slice, slice, slice]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.ratio import ratio
+from .ratio import ratio
 
 SHAPES = {
     "32x64x56x56": (32, 64, 56, 56),

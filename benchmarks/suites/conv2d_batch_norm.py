@@ -6,16 +6,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.calls import Calls, Directions, kernels_of, step, warm_up
-from benchmarks.products import Conv2d
-from benchmarks.ratio import on_one_thread, ratio
+from .calls import Calls, Directions, kernels_of, step, warm_up
+from .ratio import on_one_thread, ratio
+
+
+class Sizes(NamedTuple):
+    """A convolution of n square images, padded so that stride 1 keeps their size."""
+
+    n: int
+    c: int
+    h: int
+    k: int
+    r: int  # the window is as high as wide, too
+    stride: int = 1
+    groups: int = 1
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of x, the weights and y."""
+        n, c, h, k, r, stride, groups = self
+        height = (h - 1) // stride + 1
+        return (n, c, h, h), (k, c // groups, r, r), (n, k, height, height)
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"stride": self.stride, "padding": self.r // 2, "groups": self.groups}
+
 
 SHAPES = {
-    "3x3 4x64x56": Conv2d(4, 64, 56, 64, 3),
-    "3x3 16x256x14": Conv2d(16, 256, 14, 256, 3),
-    "3x3 stride 2 16x128x28": Conv2d(16, 128, 28, 128, 3, stride=2),
-    "1x1 16x256x28x64": Conv2d(16, 256, 28, 64, 1),
-    "depthwise 16x144x28": Conv2d(16, 144, 28, 144, 3, groups=144),
+    "3x3 4x64x56": Sizes(4, 64, 56, 64, 3),
+    "3x3 16x256x14": Sizes(16, 256, 14, 256, 3),
+    "3x3 stride 2 16x128x28": Sizes(16, 128, 28, 128, 3, stride=2),
+    "1x1 16x256x28x64": Sizes(16, 256, 28, 64, 1),
+    "depthwise 16x144x28": Sizes(16, 144, 28, 144, 3, groups=144),
 }
 LAYOUTS = ["channels-first", "channels-last"]
 
@@ -40,8 +63,7 @@ def arrays(shape: str, layout: str) -> Arrays:
     axis = 1 if layout == "channels-first" else -1
     rng = np.random.default_rng(0)
     x, weight, dy = (
-        rng.standard_normal(dimensions, dtype=np.float32)
-        for dimensions in (sizes.x_shape, sizes.weight_shape, sizes.y_shape)
+        rng.standard_normal(dimensions, dtype=np.float32) for dimensions in sizes.shapes
     )
     x, dy = (np.ascontiguousarray(np.moveaxis(images, 1, axis)) for images in (x, dy))
     gamma, beta = (rng.random(sizes.k, dtype=np.float32) for _ in range(2))

@@ -5,9 +5,9 @@ As many as NUMBA_NUM_THREADS allows; `asv.conf.json` fixes it.
 
 from __future__ import annotations
 
-from benchmarks import batch_norm, conv2d_batch_norm, dense_batch_norm
-from benchmarks.calls import Calls, Directions
-from benchmarks.ratio import ratio
+from . import batch_norm, conv2d_batch_norm, dense_batch_norm
+from .calls import Calls, Directions
+from .ratio import ratio
 
 THREADS = [1, 2, 4]
 

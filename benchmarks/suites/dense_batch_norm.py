@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.calls import Calls, Directions, kernels_of, step, warm_up
-from benchmarks.ratio import on_one_thread, ratio
+from .calls import Calls, Directions, kernels_of, step, warm_up
+from .ratio import on_one_thread, ratio
 
 SHAPES = {  # (n, c, k)
     "256x784x512": (256, 784, 512),

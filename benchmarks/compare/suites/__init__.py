@@ -1,0 +1,1 @@
+"""The suites of the comparison: shapes, operations, data, truth and targets, one suite a file."""

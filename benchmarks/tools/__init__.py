@@ -1,0 +1,1 @@
+"""What several commands use, and two small ones: `dashboard` and `spread`."""
