@@ -310,6 +310,7 @@ def interrupted_while_compiling() -> None:
 
 
 def until_killed() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     emit({"who": "ready"})
     work(1e9)
 
