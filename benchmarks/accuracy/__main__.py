@@ -1,6 +1,7 @@
 """How exact every function is on hard data, nbnorm beside PyTorch, TensorFlow and JAX.
 
-    python -m benchmarks.accuracy        docs/accuracy.md, the README's table, results/accuracy.json
+    python -m benchmarks.accuracy            docs/accuracy.md, README's table, results/accuracy.json
+    python -m benchmarks.accuracy --pages    the first two, of what was measured
 
 Every array of every battery (batteries.py) goes through every operation, forward, backward and
 inference, channels first and channels last; the largest error of each result is kept, over the
@@ -110,7 +111,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", choices=names, help="measure it anew, and keep the others' figures"
     )
+    parser.add_argument(
+        "--pages", action="store_true", help="measure nothing, write the pages anew"
+    )
     options = parser.parse_args(arguments)
+    if options.pages:
+        pages.write(json.loads(RESULTS.read_text()))
+        return 0
     libraries, missing = _installed()
     for name, reason in missing.items():
         print(f"{name} is missing: {reason}", file=sys.stderr)

@@ -7,7 +7,7 @@
     python -m benchmarks.compare conv2d_batch_norm     convolution, batch norm and ReLU; memory
     python -m benchmarks.compare normalize             L1, L2; batch norm per activation
     python -m benchmarks.compare all --isa avx2        every library held to AVX2
-    python -m benchmarks.compare readme                the stored run's tables into the README
+    python -m benchmarks.compare readme                the stored run's tables into README and docs
 
 A whole suite's figures take the place of its part of `../results/comparison.json`, and the picture
 beside it is drawn anew; less than a whole suite goes to `partial.json`, which git ignores, and what
@@ -31,5 +31,5 @@ Where things are
     A suite (`suites/`) says what is measured: shapes, operations, data, truth, targets.
     A peer (`peers/`) says how one library is called: one class, one method for each operation.
     A further suite is one more module listed in `SUITES`, methods of its name on the peers, and a
-    place in the README (`readme.py`).
+    place in docs/speed.md and in benchmarks/README.md (`readme.py`).
 """

@@ -1,4 +1,4 @@
-"""The command: measure suites, or put what was measured into the README. See the package."""
+"""The command: measure suites, or put what was measured into the pages. See the package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUITES: dict[str, ModuleType] = {
     suite.NAME: suite for suite in (batch_norm, dense_batch_norm, conv2d_batch_norm, normalize)
 }
 ROOT = Path(__file__).parents[2]
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
             "--only", nargs="+", choices=operations, metavar="OPERATION", help=", ".join(operations)
         )
         _add_options(run)
-    show = commands.add_parser("readme", help="put the stored tables and picture into the README")
+    show = commands.add_parser("readme", help="put the stored tables into README and docs")
     show.set_defaults(command=publish)
     show.add_argument("--check", action="store_true", help="change nothing; fail if it would")
     return top
@@ -100,22 +100,28 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def publish(arguments: argparse.Namespace) -> int:
     sections = results.load(RESULTS / "comparison.json")
-    before = README.read_text(encoding="utf-8")
-    try:
-        after = readme.rendered(before, sections, SUITES)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if arguments.check:
-        stale = [] if after == before else [README.name]
-        if not picture.shows(RESULTS / "comparison.png", sections):
-            stale.append("comparison.png")
-        if stale:
-            print(f"not what comparison.json says: {', '.join(stale)}", file=sys.stderr)
-        return bool(stale)
-    README.write_text(after, encoding="utf-8")
-    _draw(sections, RESULTS / "comparison.png")
-    return 0
+    held = {name: results.load(RESULTS / f"{name}.json") for name in isa.CHOICES}
+    stale = []
+    for name, found in readme.pages(sections, held, SUITES).items():
+        page = ROOT / name
+        before = page.read_text(encoding="utf-8")
+        try:
+            after = readme.rendered(before, found)
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        if after != before:
+            stale.append(name)
+            if not arguments.check:
+                page.write_text(after, encoding="utf-8")
+    if not arguments.check:
+        _draw(sections, RESULTS / "comparison.png")
+        return 0
+    if not picture.shows(RESULTS / "comparison.png", sections):
+        stale.append("comparison.png")
+    if stale:
+        print(f"not what comparison.json says: {', '.join(stale)}", file=sys.stderr)
+    return bool(stale)
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -1,6 +1,6 @@
-"""The README's tables, between markers, as the stored comparison has them.
+"""The tables of README.md, docs/speed.md and benchmarks/README.md, as the stored runs have them.
 
-A marker says which suite's tables follow (`BEGIN`), another where they end (`END`).
+In the text of a page a marker says which table follows (`BEGIN`), another where it ends (`END`).
 """
 
 from __future__ import annotations
@@ -10,24 +10,40 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from benchmarks.compare import tables
-from benchmarks.compare.results import Sections
+from benchmarks.compare.results import Results, Sections
 
-BEGIN = "<!-- comparison {}: written by `python -m benchmarks.compare readme` -->"
-END = "<!-- end of comparison -->"
-BLOCK = re.compile(re.escape(BEGIN).replace(r"\{\}", r"(\w+)") + f"\n(?:.*?\n)??{END}", re.DOTALL)
+BEGIN = "<!-- {}: written by `python -m benchmarks.compare readme` -->"
+END = "<!-- end -->"
+PLACE = re.compile(re.escape(BEGIN).replace(r"\{\}", "([^:]+)") + f"\n(?:.*?\n)??{END}", re.DOTALL)
+
+Pages = dict[str, dict[str, str]]  # by the page's name, its tables by theirs
 
 
-def rendered(text: str, sections: Sections, suites: Mapping[str, ModuleType]) -> str:
-    """The README's text with the tables of each suite that was measured.
+def pages(
+    sections: Sections, held: Mapping[str, Sections], suites: Mapping[str, ModuleType]
+) -> Pages:
+    """The tables of each page; `held`: by what they were held to, runs of held libraries."""
+    runs: dict[str, tuple[Results, ModuleType]] = {}
+    for suffix, found in (("", sections), *((f", {isa}", found) for isa, found in held.items())):
+        runs |= {name + suffix: (results, suites[name]) for name, results in found.items()}
+    return {
+        "README.md": {"speed": tables.short(sections, suites)},
+        "docs/speed.md": {name: tables.page(*run) for name, run in runs.items()},
+        "benchmarks/README.md": {name: tables.targets(*run) for name, run in runs.items()},
+    }
 
-    Raises `ValueError` where a suite has no place in the text or a place has no suite.
+
+def rendered(text: str, found: Mapping[str, str]) -> str:
+    """The text of a page with its tables.
+
+    Raises `ValueError` where a table has no place in the text or a place has no table.
     """
-    places = BLOCK.findall(text)
-    if sorted(places) != sorted(sections):
-        raise ValueError(f"the text has places for {places}, the comparison has {list(sections)}")
+    places = PLACE.findall(text)
+    if sorted(places) != sorted(found):
+        raise ValueError(f"the text has places for {places}, the comparison has {list(found)}")
 
-    def block(found: re.Match[str]) -> str:
-        name = found[1]
-        return f"{BEGIN.format(name)}\n{tables.readme(sections[name], suites[name])}\n{END}"
+    def block(place: re.Match[str]) -> str:
+        name = place[1]
+        return f"{BEGIN.format(name)}\n{found[name]}\n{END}"
 
-    return BLOCK.sub(block, text)
+    return PLACE.sub(block, text)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
 from benchmarks.compare.peers import PEERS, SUBJECT
 from benchmarks.compare.protocol import Case, label
-from benchmarks.compare.results import Results, geometric_mean
-from benchmarks.compare.targets import HEADINGS, judge
+from benchmarks.compare.results import Results, Sections, geometric_mean
+from benchmarks.compare.targets import HEADINGS, best_layouts, judge
 from benchmarks.tools import markdown
 
 Row = list[str]
@@ -18,17 +18,63 @@ NOTHING = "-"
 
 def report(results: Results, suite: ModuleType) -> str:
     """Everything: what it ran on, every case, the summary, the targets, what was left out."""
-    parts = [heading(results)]
-    for title, cases in _groups(results, suite).items():
-        parts.append(f"**{title}**\n\n{shape_table(results, suite, cases)}")
-    parts += [summary(results, suite), memory(results), targets(results, suite), omissions(results)]
-    return "\n\n".join(part for part in parts if part)
+    return _joined(
+        heading(results), shapes(results, suite), summary(results, suite), memory(results),
+        targets(results, suite), omissions(results),
+    )  # fmt: skip
 
 
-def readme(results: Results, suite: ModuleType) -> str:
-    """The part of the report that a README shows."""
-    parts = [summary(results, suite), heading(results), targets(results, suite), memory(results)]
-    return "\n\n".join(part for part in parts if part)
+def page(results: Results, suite: ModuleType) -> str:
+    """What docs/speed.md shows of a suite: the summary, and behind a click every shape."""
+    details = "<details>\n<summary>Every shape</summary>"
+    return _joined(
+        summary(results, suite), heading(results), memory(results),
+        details, shapes(results, suite), "</details>",
+    )  # fmt: skip
+
+
+def short(sections: Sections, suites: Mapping[str, ModuleType]) -> str:
+    """What the README shows: a row for each operation that its suite has `IN_SHORT`.
+
+    A library counts in the layout that it is faster in.
+    """
+    rows = []
+    for name, results in sections.items():
+        suite = suites[name]
+        for operation, title in suite.IN_SHORT.items():
+            cases = [case for case in results.cases() if case.operation == operation]
+            pytorch, fastest = (
+                best_layouts(cases, suite.layouts, peer)(results) for peer in ("pytorch", None)
+            )
+            if fastest:
+                over_pytorch = [pytorch.get(case) for case in fastest]
+                ratios = list(fastest.values())
+                span = f"{_times(min(ratios))} to {_times(max(ratios))}"
+                means = map(_mean_cell, (over_pytorch, ratios))
+                rows.append([title, str(len(ratios)), *means, span])
+    headings = ["", "cases", "PyTorch", "the fastest", "from case to case"]
+    return f"{markdown.table(headings, rows)}\n\n{_circumstances(sections)}"
+
+
+def _circumstances(sections: Sections) -> str:
+    """What the figures of several suites were taken on, and when."""
+
+    def each(found: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(found))
+
+    abouts = [results.about for results in sections.values()]
+    threads = each(f"{about['threads']} threads" for about in abouts)
+    processor = each(about["machine"]["processor"] for about in abouts)
+    return f"(float32, {threads}, {processor}; {each(about['date'][:10] for about in abouts)})"
+
+
+def shapes(results: Results, suite: ModuleType) -> str:
+    """A table for each operation and layout, with a row for each shape."""
+    tables = (
+        f"**{title}**\n\n{shape_table(results, suite, cases)}"
+        for title, cases in _groups(results, suite).items()
+    )
+    return _joined(*tables)
 
 
 def heading(results: Results) -> str:
@@ -99,12 +145,9 @@ def memory(results: Results) -> str:
 
 
 def targets(results: Results, suite: ModuleType) -> str:
-    note = (
-        "The fastest peer is chosen for each case by itself. A peer that allocates its result is "
-        "compared with nbnorm allocating, one that reuses it with nbnorm's `out=`."
-    )
+    """A row for each target of the suite, and whether it was met."""
     cells = [verdict.cells() for verdict in judge(results, suite.TARGETS)]
-    return f"{note}\n\n{markdown.table(HEADINGS, cells)}"
+    return markdown.table(HEADINGS, cells)
 
 
 def omissions(results: Results) -> str:
@@ -125,6 +168,10 @@ def over_limit(results: Results, suite: ModuleType, case: Case) -> float | None:
     """Our time over the limit's, where both were measured."""
     ours, limit = results.seconds(SUBJECT, case), suite.limit_of(results, case)
     return ours / limit if ours and limit else None
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def _groups(results: Results, suite: ModuleType) -> dict[str, list[Case]]:

@@ -239,17 +239,33 @@ def test_results_survive_json(stored: Results, tmp_path: Path) -> None:
     assert load(tmp_path / "no.json") == {}
 
 
-def test_the_readmes_tables(stored: Results) -> None:
-    printed = tables.readme(stored, batch_norm)
-    row = next(
-        line for line in printed.splitlines() if "training forward, channels-first (" in line
-    )
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == [
+def cells_of(table: str, title: str) -> list[str]:
+    """The row of a table that begins so."""
+    row = next(line for line in table.splitlines() if line.startswith(f"| {title}"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_targets_table(stored: Results) -> None:
+    printed = tables.targets(stored, batch_norm)
+    assert cells_of(printed, "training forward, channels-first (") == [
         "training forward, channels-first (1)", "PyTorch eager, same layout", "7.00 x", "6 x",
         "7.00 x at 32x64x112x112", "1.5 x", "yes",
     ]  # fmt: skip
     assert "not measured" in printed
+
+
+def test_the_short_table_has_every_library_in_its_better_layout() -> None:
+    first, last = (Case(batch_norm.BOTH, LARGE, layout) for layout in (FIRST, LAST))
+    small = Case(batch_norm.BOTH, (256, 1024), ROWS)
+    took = {("nbnorm", first): 3.0, ("nbnorm", last): 2.0, ("nbnorm", small): 2.0,
+            ("pytorch", first): 5.0, ("pytorch", last): 6.0, ("pytorch", small): 10.0,
+            ("jax", last): 4.0, ("jax", small): 1.0}  # fmt: skip
+    printed = tables.short({"batch_norm": results_of(took)}, command.SUITES)
+    assert cells_of(printed, "batch norm, forward and backward") == [
+        "batch norm, forward and backward", "2", "3.54", "1.00", "0.50 to 2.00",
+    ]  # fmt: skip
+    assert "batch norm, inference" not in printed  # which was not measured
+    assert printed.endswith("(float32, 2 threads, a processor; 2024-06-07)")
 
 
 def test_the_picture_is_drawn(stored: Results, tmp_path: Path) -> None:
@@ -266,12 +282,8 @@ def test_the_picture_is_drawn(stored: Results, tmp_path: Path) -> None:
 def test_a_mean_over_fewer_shapes_says_so(stored: Results) -> None:
     case = Case(batch_norm.FORWARD, SMALL, FIRST)
     stored.records.append(Record("nbnorm", case, (1.0,), 0.0))
-    row = next(
-        line
-        for line in tables.summary(stored, batch_norm).splitlines()
-        if line.startswith("| training forward, channels-first")
-    )
-    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["2", "7.00 /1"]
+    cells = cells_of(tables.summary(stored, batch_norm), "training forward, channels-first")
+    assert cells[1:] == ["2", "7.00 /1"]
 
 
 def test_the_report_says_who_is_missing(stored: Results) -> None:

@@ -218,7 +218,7 @@ def test_memory_survives_json_and_is_printed(measured: Results, tmp_path: Path) 
     sections = {measured.suite: measured}
     save(tmp_path / "stored.json", sections)
     assert load(tmp_path / "stored.json") == sections
-    printed = tables.readme(measured, conv2d_batch_norm)
+    printed = tables.report(measured, conv2d_batch_norm)
     assert "150 MiB" in printed
     row = next(line for line in printed.splitlines() if "resident memory" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")][2:4] == ["0.75 x", "at most 0.9 x"]

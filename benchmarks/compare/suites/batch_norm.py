@@ -39,6 +39,10 @@ OPERATIONS = {
     BACKWARD: "backward",
     BOTH: "forward + backward",
 }
+IN_SHORT = {
+    BOTH: "batch norm, forward and backward",
+    INFERENCE: "batch norm, inference",
+}
 LIMIT = {INFERENCE: COPY, FORWARD: COPY, BACKWARD: ADD, BOTH: None}
 
 EPS = 1e-5

@@ -56,6 +56,10 @@ OPERATIONS = {
     BOTH: "forward + backward",
     MEMORY: "memory of a training step",  # of four blocks; it is not timed
 }
+IN_SHORT = {
+    BOTH: "convolution + batch norm + ReLU, forward and backward",
+    INFERENCE: "convolution + batch norm + ReLU, inference",
+}
 
 TOLERANCE = layers.TOLERANCE
 

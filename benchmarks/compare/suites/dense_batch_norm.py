@@ -31,6 +31,10 @@ OPERATIONS = {
     BOTH: "forward + backward",
     PRODUCT: "dense_forward alone",
 }
+IN_SHORT = {
+    BOTH: "dense + batch norm + ReLU, forward and backward",
+    INFERENCE: "dense + batch norm + ReLU, inference",
+}
 
 TOLERANCE = layers.TOLERANCE
 

@@ -28,6 +28,10 @@ OPERATIONS = {
     for name, title in (("l1", "L1"), ("l2", "L2"), ("activation", "BN per activation"))
     for step, words in (("_forward", "forward"), ("_forward_backward", "forward + backward"))
 }
+IN_SHORT = {
+    "normalize_l2_forward_backward": "L2 normalization, forward and backward",
+    "normalize_activation_forward_backward": "batch norm per activation, forward and backward",
+}
 FORWARDS = [operation for operation in OPERATIONS if not operation.endswith("backward")]
 STEPS = [operation for operation in OPERATIONS if operation.endswith("backward")]
 
