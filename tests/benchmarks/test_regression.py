@@ -20,7 +20,7 @@ SECONDS = 900  # no run of asv takes longer, compiling included
 KERNEL = "src/nbnorm/kernels/batch_norm/normalize.py"
 FUNCTION = "def normalize_planes("
 BODY = "    n, c, s = shape\n"
-END = "\n\n\n@driver"
+END = "\n\n\n"
 SUBSET = r"batch_norm\.Ratio\.track_(inference|backward)_.*\('32x256x14x14', 'channels-first'\)"
 
 
