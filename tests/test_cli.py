@@ -163,6 +163,17 @@ def test_after_warmup_no_process_compiles(tmp_path):
     assert out.splitlines()[-1].startswith("0 kernels compiled")
 
 
+def test_warmup_shares_the_cache_if_asked(monkeypatch, capsys):
+    shared = []
+    monkeypatch.setattr(cli, "WARMING", ())
+    monkeypatch.setattr(cli, "WARMING_LAYERS", ())
+    monkeypatch.setattr(cache, "share", lambda: shared.append(True))
+    output_of(capsys, "warmup")
+    assert shared == []
+    output_of(capsys, "warmup", "--shared")
+    assert len(shared) == options.is_compiling()
+
+
 # --- demo -----------------------------------------------------------------------------------
 
 

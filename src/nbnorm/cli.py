@@ -64,7 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         default=["none", "relu"],
         help="activations (default: none relu)",
     )
-    warmup.set_defaults(command=lambda parsed: _warmup(parsed.dtype, parsed.activation))
+    warmup.add_argument(
+        "--shared",
+        action="store_true",
+        help="let every user read the cache: for an image that root builds and others run",
+    )
+    warmup.set_defaults(
+        command=lambda parsed: _warmup(parsed.dtype, parsed.activation, parsed.shared)
+    )
 
     text = "show accuracy and speed beside NumPy"
     demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
@@ -175,7 +182,7 @@ WARMING_LAYERS = (
 )  # fmt: skip
 
 
-def _warmup(dtypes: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
+def _warmup(dtypes: Sequence[str], activations: Sequence[str], shared: bool) -> Iterator[str]:
     if not options.is_compiling():
         yield _NOTHING_COMPILED
         return
@@ -203,6 +210,8 @@ def _warmup(dtypes: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
             f"{i:>3}/{len(steps)}  {dtype}  {activation:<11} {warming.name:<24} {mode:<11} "
             f"{time.perf_counter() - start:5.1f} s"
         )
+    if shared:
+        cache.share()
     seconds = time.perf_counter() - begin
     if cache.cache_folder() is None:
         yield f"{seconds:.1f} s, and nothing kept: see nbnorm info"

@@ -51,16 +51,16 @@ def lazy_names(
     return get, names
 
 
-def names_in_stub(package_file: str) -> dict[str, str]:
+def names_in_stub(package: str) -> dict[str, str]:
     """The names that a package's `__init__.pyi` imports, and where each is defined."""
     # Here, for `import nbnorm` has no use for them and takes less time than they do.
     import ast
-    from pathlib import Path
 
-    stub = ast.parse(Path(package_file).with_suffix(".pyi").read_text("utf-8"))
+    stub = pkgutil.get_data(package, "__init__.pyi")  # which a zip file may hold, too
+    assert stub is not None
     return {
         alias.asname or alias.name: f"{node.module}:{alias.name}"
-        for node in stub.body
+        for node in ast.parse(stub).body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

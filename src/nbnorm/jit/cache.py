@@ -12,6 +12,10 @@ An entry carries its own digest, so a truncated or damaged file is compiled agai
 one, and entries are moved into place whole, so processes that start together can share a folder.
 Folders that no process has used for `KEPT_DAYS` are removed.
 
+An entry is code that is run, and a digest does not say whose. One that another user than this one
+or root owns, or that others may write, is compiled anew; folders and entries are made for this user
+alone, until `share` opens them to be read.
+
 Environment variables: ``NBNORM_CACHE=0`` turns the cache off; ``NUMBA_CACHE_DIR`` moves it.
 """
 
@@ -24,6 +28,7 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -102,23 +107,32 @@ def _edited() -> bool:
 
 
 class _Problem:
-    """Why nothing can be kept on disk; told once."""
+    """What may be wrong with the cache; the first that is gets told."""
 
-    known = False
+    told = False
 
-    def __call__(self, problem: str) -> None:
-        if not self.known:
-            self.known = True
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.known = False
+
+    def __call__(self, details: object) -> None:
+        self.known = True
+        if not _Problem.told:
+            _Problem.told = True
             warnings.warn(
-                f"nbnorm cannot keep compiled code on disk, so that every process will compile "
-                f"anew: {problem}. NUMBA_CACHE_DIR names another folder, NBNORM_CACHE=0 silences "
-                "this.",
+                f"{self._text}: {details}. NUMBA_CACHE_DIR names another folder, NBNORM_CACHE=0 "
+                "silences this.",
                 RuntimeWarning,
                 stacklevel=3,
             )
 
 
-_problem = _Problem()
+_cannot_keep = _Problem(
+    "nbnorm cannot keep compiled code on disk, so that every process will compile anew"
+)
+_cannot_trust = _Problem(
+    "nbnorm compiles anew, because another user may have written what is in its cache"
+)
 
 
 def is_enabled() -> bool:
@@ -170,8 +184,33 @@ def _usable_folder() -> Path | None:
         return None
     folder = cache_folder()
     if folder is None:
-        _problem("there is no home folder" if cache_root() is None else "its sources are not files")
+        reason = "there is no home folder" if cache_root() is None else "its sources are not files"
+        _cannot_keep(reason)
     return folder
+
+
+def _make(folder: Path) -> None:
+    """Makes the folder for a version, and those above it where they are missing."""
+    root = folder.parent
+    for above in reversed(root.parents):
+        above.mkdir(0o755, exist_ok=True)
+    root.mkdir(0o700, exist_ok=True)
+    folder.mkdir(0o700, exist_ok=True)
+
+
+def share() -> None:
+    """Lets every user read what is kept; to be written it remains this user's.
+
+    Other users run it only where this one is root.
+    """
+    folder = cache_folder()
+    if folder is None or not folder.exists():
+        return
+    for path in (folder.parent, folder, *folder.iterdir()):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        readable = mode | (0o055 if path.is_dir() else 0o044)
+        if mode != readable:
+            path.chmod(readable)
 
 
 def _remove_old(root: Path) -> None:
@@ -221,9 +260,8 @@ class PackageCache(NullCache):
             return None
         target_context.refresh()
         entry = self._entry(folder, arguments, target_context.codegen())
-        try:
-            data = entry.read_bytes()
-        except OSError:
+        data = _trusted_content(entry)
+        if data is None:
             return None
         digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if _digest(entry, payload) != digest:
@@ -234,7 +272,7 @@ class PackageCache(NullCache):
     def save_overload(self, arguments: Any, result: Any) -> None:
         """Keeps a variant for the processes to come; warns once where that is impossible."""
         # Code that holds addresses of this process is of no use to another.
-        if _problem.known or result.library.has_dynamic_globals:
+        if _cannot_keep.known or result.library.has_dynamic_globals:
             return
         folder = _usable_folder()
         if folder is None:
@@ -242,12 +280,12 @@ class PackageCache(NullCache):
         payload = dumps(result._reduce())
         try:
             if not folder.exists():
-                folder.mkdir(parents=True, exist_ok=True)
+                _make(folder)
                 _remove_old(folder.parent)
             entry = self._entry(folder, arguments, result.codegen)
             _replace(entry, _digest(entry, payload) + payload)
         except OSError as error:
-            _problem(f"{error} in {folder}")
+            _cannot_keep(f"{error} in {folder}")
 
     def flush(self) -> None:
         """Removes all variants, as `Dispatcher.recompile` asks for."""
@@ -263,11 +301,35 @@ def _digest(entry: Path, payload: bytes) -> bytes:
     return hashlib.sha256(entry.name.encode() + payload).digest()
 
 
+def _trusted_content(entry: Path) -> bytes | None:
+    """What is in an entry; None if there is none, or if others may have written it."""
+    try:
+        with entry.open("rb") as file:
+            # Of the open file, which nobody can exchange between the question and the reading.
+            if _may_be_written_by_others(os.fstat(file.fileno())):
+                _cannot_trust(entry)
+                return None
+            return file.read()
+    except OSError:
+        return None
+
+
+def _may_be_written_by_others(status: os.stat_result) -> bool:
+    if os.name == "nt":  # no owners to ask for: a user's cache folder is his own there
+        return False
+    return status.st_uid not in (0, os.geteuid()) or bool(status.st_mode & 0o022)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Writes a file that others see whole or not at all."""
     unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        unfinished.write_bytes(content)
+        with open(unfinished, "xb", opener=_private) as file:
+            file.write(content)
         unfinished.replace(path)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ array([[16.]])
 
 from nbnorm.lazy import lazy_names, names_in_stub
 
-_HOMES = names_in_stub(__file__)
+_HOMES = names_in_stub(__name__)
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  a list
 
