@@ -40,7 +40,7 @@ SMALL = {
     },
     plan: {"LARGEST_TILE_BYTES": 8 << 10},
     product: {
-        "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE": 64, "SLICE_DEPTH": 64,
+        "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE_DEPTH": 64, "SLICE_DEPTH": 64,
     },
     dense_by_covariance: {"ROWS_A_COLUMN": 4, "FEWEST_VALUES": 1 << 10},
     windows: {"BAND_BYTES": 8 << 10, "MOST_PLACES": 64, "FEWEST_PLACES": 24},

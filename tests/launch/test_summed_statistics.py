@@ -15,7 +15,7 @@ from nbnorm import (
     reference,
 )
 from nbnorm.launch import batch_norm as execution
-from nbnorm.launch.gemm import product_plan
+from nbnorm.launch.gemm import gemm_plan
 
 # As of tests/kernels/test_moments.py.
 BOUND = {"float32": 1e-6, "float64": 1e-14}
@@ -200,7 +200,7 @@ def test_outliers_where_every_block_but_the_first_has_its_pivot(rng, starts_anew
     """Merged, the sums of all look good; what they lost, they lost before."""
     n, k = 4096, 16
     x = rng.standard_normal((n, k)).astype(np.float32)
-    height = product_plan((n, k, k), 4, False).height
+    height = gemm_plan((n, k, k), 4, False).blocks.rows
     for first in range(height, n, height):
         count = min(height, n - first)
         x[[first, first + count // 3], 3] = 1e6

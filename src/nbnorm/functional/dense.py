@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from nbnorm import checks
 from nbnorm.functional.gradients import destinations
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.launch.batch_norm import channel_sums
-from nbnorm.launch.gemm import Matrix, matrix, multiply, shift_by
-from nbnorm.launch.outputs import Destination, destination
+from nbnorm.launch.gemm import as_rows, differentiate_product, matrix, multiply, shift_by
+from nbnorm.launch.outputs import destination
 from nbnorm.typing import Array
 
 
@@ -67,7 +67,8 @@ def dense_forward(
         checks.writable(function, "out", out, shape, x.dtype, inputs)
 
     y = destination(out, shape, x.dtype)
-    multiply(y.written, as_rows(x), matrix(weight).transposed, constants=shift_by(bias, k, x.dtype))
+    epilogue = Epilogue(constants=shift_by(bias, k, x.dtype))
+    multiply(y.written, as_rows(x), matrix(weight).transposed, epilogue)
     return y.deliver()
 
 
@@ -150,26 +151,3 @@ def check_operands(function: str, x: Array, weight: Array) -> None:
         raise checks.wrong_value(
             function, "x", x, f"shape (..., {weight.shape[1]}), for weight is {weight.shape}"
         )
-
-
-# --- execution, on checked arguments --------------------------------------------------------
-
-
-def as_rows(x: Array) -> Matrix:
-    """An array (..., c) as a matrix (n, c)."""
-    return matrix(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
-
-
-def differentiate_product(
-    dx: Destination | None, dweight: Destination | None, dy: Array, x: Array, weight: Array
-) -> tuple[Array | None, Array | None]:
-    """``dx = dy weight`` and ``dweight = dy^T x``, each unless it is None."""
-    rows = as_rows(dy)
-    if dx is not None:
-        multiply(dx.written, rows, matrix(weight))
-    if dweight is not None:
-        multiply(dweight.written, rows.transposed, as_rows(x))
-    return (
-        None if dx is None else dx.deliver(),
-        None if dweight is None else dweight.deliver(),
-    )

@@ -15,11 +15,7 @@ from nbnorm.functional.batch_norm import (
     BatchNormGradients,
     batch_norm_backward,
 )
-from nbnorm.functional.dense import (
-    as_rows,
-    check_operands,
-    differentiate_product,
-)
+from nbnorm.functional.dense import check_operands
 from nbnorm.functional.fusion import (
     Normalized,
     check_batch,
@@ -29,6 +25,7 @@ from nbnorm.functional.fusion import (
     fits_product,
 )
 from nbnorm.functional.parameters import check_statistics
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.launch.batch_norm import (
     Summed,
     apply_statistics,
@@ -37,13 +34,21 @@ from nbnorm.launch.batch_norm import (
     normalize_summed,
 )
 from nbnorm.launch.dense_by_covariance import (
-    Standardized,
+    StandardizedInput,
     differentiate,
     normalize_product,
-    pays,
+    use_covariance,
     write_dx,
 )
-from nbnorm.launch.gemm import given_constants, matrix, multiply, shift_by, sums_for
+from nbnorm.launch.gemm import (
+    as_rows,
+    differentiate_product,
+    given_constants,
+    matrix,
+    multiply,
+    shift_by,
+    sums_for,
+)
 from nbnorm.launch.layout import layout_of, run_of
 from nbnorm.launch.outputs import cast, destination
 from nbnorm.launch.scratch import empty
@@ -72,7 +77,7 @@ class _Kept(NamedTuple):
     weight: Array
     bias: Array | None
     normalization: BatchNormContext
-    standardized: Standardized | None
+    standardized: StandardizedInput | None
 
 
 class DenseBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tuple.count
@@ -82,7 +87,7 @@ class DenseBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tup
         The forward's own arrays, by reference: do not change them before the backward.
     normalization : BatchNormContext
         That of the batch norm; its x is ``z = x weight^T + bias``, or empty where z was not stored.
-    standardized : Standardized or None
+    standardized : StandardizedInput or None
         What takes the place of z: see launch/dense_by_covariance.py.
     """
 
@@ -353,7 +358,9 @@ def _forward(
     rows = None if residual is None else residual.reshape(n, k)
     frozen = statistics is not None
 
-    def context(z: Array, kept: Array, standardized: Standardized | None) -> DenseBatchNormContext:
+    def context(
+        z: Array, kept: Array, standardized: StandardizedInput | None
+    ) -> DenseBatchNormContext:
         layout = layout_of(z.shape, z.strides, (1,))
         beside = rows if standardized is None else None
         normalization = BatchNormContext(
@@ -362,7 +369,7 @@ def _forward(
         return DenseBatchNormContext(x, weight, bias, normalization, standardized)
 
     y = destination(out, shape, x.dtype)
-    if not frozen and pays(n, k, c):
+    if not frozen and use_covariance(n, k, c):
         found = normalize_product(
             y.written, x.reshape(n, c), weight, bias, (gamma, beta), eps, ddof, activation, rows
         )
@@ -389,10 +396,10 @@ def _product(x: Array, weight: Array, bias: Array | None, summed: Summed | None)
     """Z (n, k), and the sums of its columns."""
     k = len(weight)
     z = empty((math.prod(x.shape[:-1]), k), x.dtype)
-    multiply(
-        z.reshape(-1), as_rows(x), matrix(weight).transposed,
-        constants=shift_by(bias, k, x.dtype), summed=summed,
-    )  # fmt: skip
+    epilogue = Epilogue(constants=shift_by(bias, k, x.dtype))
+    if summed is not None:
+        epilogue = epilogue._replace(sums=summed.sums, pivots=summed.pivots)
+    multiply(z.reshape(-1), as_rows(x), matrix(weight).transposed, epilogue)
     return z
 
 
@@ -412,14 +419,11 @@ def _inference(
     k = len(weight)
     shape = (*x.shape[:-1], k)
     y = destination(out, shape, x.dtype)
-    multiply(
-        y.written,
-        as_rows(x),
-        matrix(weight).transposed,
+    epilogue = Epilogue(
         constants=given_constants(mean, var, gamma, beta, bias, eps, x.dtype),
         residual=_rows_beside(residual, y.written),
-        activation=activation,
     )
+    multiply(y.written, as_rows(x), matrix(weight).transposed, epilogue, activation)
     return y.deliver()
 
 
@@ -472,7 +476,7 @@ def _backward(
 def _backward_without_product(
     dy: Array,
     context: DenseBatchNormContext,
-    standardized: Standardized,
+    standardized: StandardizedInput,
     owed: frozenset[str],
     out: DenseBatchNormGradients,
 ) -> DenseBatchNormGradients | None:

@@ -13,13 +13,13 @@ from nbnorm.functional.activation import resolve_activation
 from nbnorm.functional.batch_norm import BatchNormContext, fits, is_array, unfit
 from nbnorm.functional.gradients import check_places
 from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
-from nbnorm.launch.dense_by_covariance import Standardized
+from nbnorm.launch.dense_by_covariance import StandardizedInput
 from nbnorm.typing import Array
 
 
 def fits_product(standardized: Any, x: Array, weight: Array) -> bool:
     """Whether the arrays are those of a product of x and weight."""
-    if type(standardized) is not Standardized:
+    if type(standardized) is not StandardizedInput:
         return False
     rows, std, gram, folded, residual = standardized
     k, c = weight.shape

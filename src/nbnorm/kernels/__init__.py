@@ -58,7 +58,7 @@ array([[[-1.,  1.],
 
 A product and the bias after it; gemm/gemm.py has the meaning of every argument:
 
->>> from nbnorm.kernels import multiply_few
+>>> from nbnorm.kernels import Epilogue, Matrix, multiply_few
 >>> @njit
 ... def dense(x, weight, bias):
 ...     (n, c), k = x.shape, len(bias)
@@ -66,10 +66,10 @@ A product and the bias after it; gemm/gemm.py has the meaning of every argument:
 ...     constants = np.zeros((3, (k + 63) // 64 * 64), x.dtype)  # whole vectors
 ...     constants[1] = 1.0
 ...     constants[2, :k] = bias  # (x - 0) 1 + bias
-...     multiply_few(
-...         0, 1, y.reshape(-1), x.reshape(-1), weight.reshape(-1), constants, None, None,
-...         (n, k, c), k,
-...     )
+...     a = Matrix(x.reshape(-1), n, c, c, 1)
+...     b = Matrix(weight.reshape(-1), c, k, 1, c)  # transposed
+...     epilogue = Epilogue(constants, None, None, None)
+...     multiply_few(0, 1, y.reshape(-1), a, b, epilogue, None, k)
 ...     return y
 >>> dense(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([5.0]))
 array([[16.]])

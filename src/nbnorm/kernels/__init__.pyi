@@ -66,7 +66,11 @@ from nbnorm.kernels.conv2d.winograd import weight_gradient as winograd_weight_gr
 from nbnorm.kernels.conv2d.winograd import (
     weight_gradient_parallel as winograd_weight_gradient_parallel,
 )
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.gemm import (
+    GemmBlocks,
+    GemmWorkspace,
+    Matrix,
     add_products,
     add_products_parallel,
     multiply,
@@ -81,7 +85,11 @@ from nbnorm.kernels.norms.penalties import penalize, penalize_parallel
 __all__ = [
     "L1",
     "L2",
+    "Epilogue",
+    "GemmBlocks",
+    "GemmWorkspace",
     "LeakyReLU",
+    "Matrix",
     "Mish",
     "ReLU",
     "SiLU",

@@ -16,7 +16,8 @@ of y's size are y, dy and, with an activation, g: z and dz are never written, no
 
 Two differences lose digits if their terms are large: var where the columns of x are so dependent
 that they all but cancel in z, and dx where g has a mean far beyond its standard deviation. Both
-are seen before anything is written, and the ordinary way is taken instead.
+are found before anything is written, and so is overflow: the functions then return None, and their
+caller takes the direct algorithm, which stores z.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm.kernels.channels import HEAD, OFFSET, SCALE, SHIFT
+from nbnorm.kernels.gemm.epilogue import Epilogue
+from nbnorm.kernels.gemm.gemm import Matrix
 from nbnorm.launch.batch_norm import (
+    Summed,
     channel_parameters,
     channel_statistics,
     normalize_batch,
     summed_statistics,
 )
-from nbnorm.launch.gemm import Matrix, deep_product, matrix, multiply, sums_for
+from nbnorm.launch.gemm import deep_product, matrix, multiply, sums_for
 from nbnorm.launch.layout import flat, layout_of, run_of
 from nbnorm.launch.machine import whole_vectors
 from nbnorm.launch.outputs import destination
@@ -40,9 +44,9 @@ from nbnorm.launch.scratch import empty, scratch
 from nbnorm.typing import Array
 
 # Columns of x per column of y, rows of x per column, and values of y, from which it pays. C and the
-# standardized x cost what z saves where c is k / 4: (65536, 64, 256) ran at 0.93 of the ordinary
-# way's speed forward and 0.91 backward, (65536, 32, 256) at 1.23 and 1.05, (65536, 16, 256) at 1.42
-# and 1.22, with ReLU; 1.3 to 1.5 backward without.
+# standardized x cost what z saves where c is k / 4: (65536, 64, 256) ran at 0.93 of the direct
+# algorithm's speed forward and 0.91 backward, (65536, 32, 256) at 1.23 and 1.05, (65536, 16, 256)
+# at 1.42 and 1.22, with ReLU; 1.3 to 1.5 backward without.
 MOST_COLUMNS = 1 / 8
 ROWS_A_COLUMN = 256
 FEWEST_VALUES = 1 << 22
@@ -53,26 +57,29 @@ SMALLEST_PART = 1 / 16
 LARGEST_MEAN = 4.0
 
 
-class Standardized(NamedTuple):
-    """What takes the place of z in a context.
+def use_covariance(n: int, k: int, c: int) -> bool:
+    """Whether dense + batch norm of these sizes is faster without the product."""
+    return 0 < c <= k * MOST_COLUMNS and n >= ROWS_A_COLUMN * c and n * k >= FEWEST_VALUES
 
-    rows      (n, c) of x's type: xs
-    std       (c,) float64
-    gram      (c, c) float64: C
-    folded    (k, c) of x's type: diag(a) V, whose product with xs is y but for beta
-    residual  (n, k) of x's type, or None
+
+class StandardizedInput(NamedTuple):
+    """What a backward is given in the place of z.
+
+    rows           (n, c) of x's type: xs
+    std            (c,) float64: std_x
+    gram           (c, c) float64: C
+    scaled_weight  (k, c) of x's type: diag(a) V, with which y = xs scaled_weight^T + beta
+    residual       (n, k) of x's type, or None
     """
 
     rows: Array
     std: Array
     gram: Array
-    folded: Array
+    scaled_weight: Array
     residual: Array | None
 
 
-def pays(n: int, k: int, c: int) -> bool:
-    """Whether a dense layer of these sizes is better off without its product."""
-    return 0 < c <= k * MOST_COLUMNS and n >= ROWS_A_COLUMN * c and n * k >= FEWEST_VALUES
+# --- forward --------------------------------------------------------------------------------
 
 
 def normalize_product(
@@ -85,10 +92,10 @@ def normalize_product(
     ddof: int,
     activation: Any,
     residual: Array | None,
-) -> tuple[Array, Standardized] | None:
+) -> tuple[Array, StandardizedInput] | None:
     """Writes y, flat; mean, var and inv_std (3, k) of ``z = x weight^T + bias``.
 
-    None, and y as it was, where var would lose digits.
+    None, and y as it was, where var would lose digits or a value overflows.
     """
     gamma, beta = parameters
     n, c = x.shape
@@ -102,55 +109,80 @@ def normalize_product(
     std = np.sqrt(statistics[1])
     gram = deep_product(matrix(rows).transposed, matrix(rows))
     wide = weight.astype(np.float64)
-    scaled = wide * std
-    # Values beyond all bounds end in the ordinary way, which knows what to make of them.
-    with np.errstate(all="ignore"):
-        var = (_product(scaled, gram) * scaled).sum(axis=1) / (n - ddof)
-        independent = np.square(scaled).sum(axis=1) * (n / (n - ddof))
+    v = wide * std
+    with np.errstate(all="ignore"):  # NaN and infinity are looked for below
+        var = (_product(v, gram) * v).sum(axis=1) / (n - ddof)
+        independent = np.square(v).sum(axis=1) * (n / (n - ddof))
         if not (var + eps >= SMALLEST_PART * independent).all():
             return None
         inv_std = np.zeros(len(var))
         np.divide(1.0, np.sqrt(var + eps), out=inv_std, where=var + eps != 0.0)
         a = inv_std if gamma is None else inv_std * gamma
-        folded = (a[:, np.newaxis] * scaled).astype(x.dtype)
+        scaled_weight = (a[:, np.newaxis] * v).astype(x.dtype)
         mean = (wide * statistics[0]).sum(axis=1)
         if bias is not None:
             mean += bias
-        if not (np.isfinite(folded).all() and np.isfinite(mean).all()):
+        if not (np.isfinite(scaled_weight).all() and np.isfinite(mean).all()):
             return None
-    standardized = Standardized(rows, std, gram, folded, residual)
-    _multiply_folded(y, standardized, beta, activation)
+    standardized = StandardizedInput(rows, std, gram, scaled_weight, residual)
+    _apply(y, standardized, beta, activation)
     return np.stack([mean, var, inv_std]), standardized
 
 
-class Differentiated(NamedTuple):
-    """The gradients but for dx, and what dx is made of.
+def _apply(
+    out: Array,
+    standardized: StandardizedInput,
+    beta: Array | None,
+    activation: Any,
+    dy: Array | None = None,
+    summed: Summed | None = None,
+) -> None:
+    """Writes ``activation(xs scaled_weight^T + beta + residual)``, or its gradient if given a dy.
 
-    g               (n, k) of x's type: dy times the activation's derivative
+    The sums of its columns are taken where there is a place for them.
+    """
+    rows, _, _, scaled_weight, residual = standardized
+    epilogue = Epilogue(
+        constants=_constants_adding(beta, len(scaled_weight), out.dtype),
+        residual=None if residual is None else run_of(residual),
+    )
+    if summed is not None:
+        epilogue = epilogue._replace(sums=summed.sums, pivots=summed.pivots)
+    multiply(out, matrix(rows), matrix(scaled_weight).transposed, epilogue, activation, dy)
+
+
+# --- backward -------------------------------------------------------------------------------
+
+
+class CovarianceGradients(NamedTuple):
+    """The gradients but for dx, and what `write_dx` makes it of.
+
+    g                       (n, k) of x's type: dy times the activation's derivative
     dweight, dgamma, dbeta  float64
-    forth, back     (k, c), (c, c) of x's type: ``dx = g forth + xs back - mean``
-    mean            (c,) float64
+    dx_from_g               (k, c) of x's type: diag(a) weight
+    dx_from_x               (c, c) of x's type: -M
+    dx_mean                 (c,) float64: (mean g) diag(a) weight
     """
 
     g: Array
     dweight: Array
     dgamma: Array
     dbeta: Array
-    forth: Array
-    back: Array
-    mean: Array
+    dx_from_g: Array
+    dx_from_x: Array
+    dx_mean: Array
 
 
 def differentiate(
     dy: Array,
-    standardized: Standardized,
+    standardized: StandardizedInput,
     weight: Array,
     statistics: Array,
     parameters: tuple[Array | None, Array | None],
     ddof: int,
     activation: Any,
-) -> Differentiated | None:
-    """The gradients from dy (n, k); None where dx would lose digits."""
+) -> CovarianceGradients | None:
+    """The gradients from dy (n, k); None where dx would lose digits or a value overflows."""
     gamma, beta = parameters
     n, k = dy.shape
     if activation is None:
@@ -159,53 +191,47 @@ def differentiate(
     else:
         summed = sums_for((n, k, standardized.rows.shape[1]), dy.dtype)
         g = empty((n * k,), dy.dtype)
-        _multiply_folded(g, standardized, beta, activation, dy=run_of(dy), summed=summed)
+        _apply(g, standardized, beta, activation, run_of(dy), summed)
         mean, var, _ = summed_statistics(summed, g, (n, k, 1))
     if not (np.square(mean) <= LARGEST_MEAN**2 * var).all():
         return None
-    cross = deep_product(Matrix(g, 1, k, (k, n)), matrix(standardized.rows))
+    cross = deep_product(Matrix(g, k, n, 1, k), matrix(standardized.rows))
     wide = weight.astype(np.float64)
-    scaled = wide * standardized.std
+    v = wide * standardized.std
     inv_std = statistics[2]
     a = inv_std if gamma is None else inv_std * gamma
-    with np.errstate(all="ignore"):
-        dgamma = inv_std * (scaled * cross).sum(axis=1)
+    with np.errstate(all="ignore"):  # NaN and infinity are looked for below
+        dgamma = inv_std * (v * cross).sum(axis=1)
         e = dgamma * inv_std / (n - ddof)
-        part = _product(scaled, standardized.gram)
-        dweight = a[:, np.newaxis] * (cross - e[:, np.newaxis] * part) * standardized.std
-        through = a[:, np.newaxis] * wide
-        back = _product(np.ascontiguousarray(scaled.T * -e), through).astype(dy.dtype)
-        forth = through.astype(dy.dtype)
-        if not (np.isfinite(forth).all() and np.isfinite(back).all()):
+        through_var = e[:, np.newaxis] * _product(v, standardized.gram)
+        dweight = a[:, np.newaxis] * (cross - through_var) * standardized.std
+        from_g = a[:, np.newaxis] * wide
+        dx_from_x = _product(np.ascontiguousarray(v.T * -e), from_g).astype(dy.dtype)
+        dx_from_g = from_g.astype(dy.dtype)
+        if not (np.isfinite(dx_from_g).all() and np.isfinite(dx_from_x).all()):
             return None
-    middle = (mean[:, np.newaxis] * through).sum(axis=0)
-    return Differentiated(g.reshape(n, k), dweight, dgamma, n * mean, forth, back, middle)
+    dx_mean = (mean[:, np.newaxis] * from_g).sum(axis=0)
+    return CovarianceGradients(
+        g.reshape(n, k), dweight, dgamma, n * mean, dx_from_g, dx_from_x, dx_mean
+    )
 
 
-def write_dx(dx: Array, found: Differentiated, standardized: Standardized) -> None:
-    """Writes dx, flat."""
+def write_dx(dx: Array, gradients: CovarianceGradients, standardized: StandardizedInput) -> None:
+    """Writes ``dx = g dx_from_g + xs dx_from_x - dx_mean``, flat."""
     n, c = standardized.rows.shape
-    residual = empty((n * c,), dx.dtype)
-    multiply(residual, matrix(standardized.rows), matrix(found.back))
-    constants = _adding(None, c, dx.dtype)
-    constants[HEAD, :c] = found.mean
-    constants[SHIFT, :c] = constants[HEAD, :c] - found.mean
-    multiply(dx, matrix(found.g), matrix(found.forth), constants=constants, residual=residual)
+    from_x = empty((n * c,), dx.dtype)
+    multiply(from_x, matrix(standardized.rows), matrix(gradients.dx_from_x))
+    constants = _constants_adding(None, c, dx.dtype)
+    constants[HEAD, :c] = gradients.dx_mean
+    constants[SHIFT, :c] = constants[HEAD, :c] - gradients.dx_mean  # the mean's tail
+    epilogue = Epilogue(constants=constants, residual=from_x)
+    multiply(dx, matrix(gradients.g), matrix(gradients.dx_from_g), epilogue)
 
 
-def _multiply_folded(
-    out: Array, standardized: Standardized, beta: Array | None, activation: Any, **others: Any
-) -> None:
-    """``activation(xs folded^T + beta + residual)``, or its gradient where there is a dy."""
-    rows, _, _, folded, residual = standardized
-    multiply(
-        out, matrix(rows), matrix(folded).transposed,
-        constants=_adding(beta, len(folded), out.dtype),
-        residual=None if residual is None else run_of(residual), activation=activation, **others,
-    )  # fmt: skip
+# --- both -----------------------------------------------------------------------------------
 
 
-def _adding(beta: Array | None, columns: int, dtype: Any) -> Array:
+def _constants_adding(beta: Array | None, columns: int, dtype: Any) -> Array:
     """Constants that add beta, with rows enough for a gradient (kernels/channels.py)."""
     constants = scratch.take("adding", (OFFSET + 1, whole_vectors(columns, dtype.itemsize)), dtype)
     constants[...] = 0.0

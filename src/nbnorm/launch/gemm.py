@@ -1,8 +1,9 @@
-"""Products of matrices on checked arguments: in which blocks, with which memory, and run."""
+"""Products of matrices on checked arguments: cut into blocks, lent memory, run."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels.batch_norm.normalize import fold_given
 from nbnorm.kernels.channels import HEAD, SCALE, SHIFT
-from nbnorm.kernels.gemm import gemm as product
+from nbnorm.kernels.gemm import gemm as kernels
+from nbnorm.kernels.gemm.epilogue import Epilogue
+from nbnorm.kernels.gemm.gemm import PACKED_ROWS, GemmBlocks, GemmWorkspace, Matrix
 from nbnorm.kernels.gemm.microkernel import DEPTH, TILE_ROWS
 from nbnorm.launch.batch_norm import Summed, channel_parameters, sums_about
 from nbnorm.launch.layout import run_of
@@ -21,165 +24,191 @@ from nbnorm.launch.machine import (
     PARALLEL_FROM_UNPACKED_MACS,
     whole_vectors,
 )
+from nbnorm.launch.outputs import Destination
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
-# Columns in a block: two of the widest panels, one where the blocks would be few.
+# Columns of a block: two of the widest panels, one where the blocks would be few.
 PANELS = 2
 
-# A block of the product is to be found in the second cache by what follows it.
+# A block of the product is to be found in the L2 cache by its epilogue.
 BLOCK_BYTES = 256 << 10
 FEWEST_ROWS = 96
 
-# Slices of the depth, for products that have too few blocks otherwise.
-SHORTEST_SLICE = 1024
+# Least depth of a slice, for products that have too few blocks otherwise.
+SHORTEST_SLICE_DEPTH = 1024
 
 # Slices that are added in float64: in each, float32 adds eight blocks of the depth, whose rounding
 # errors are those of one. Their products take no more scratch than this.
 SLICE_DEPTH = 4096
 SLICES_BYTES = 8 << 20
 
+# Values that are added together by one tile of `add_products`.
+ADDED_VALUES = 1 << 14
+
 # For so few rows, packing the weights costs more than multiplying by them.
 FEW_ROWS = 8
 
-
-class ProductPlan(NamedTuple):
-    """In which blocks a product is worked out: see kernels/gemm/gemm.py."""
-
-    height: int
-    width: int
-    slices: int
-    tiles: int
-    slots: int
-    parallel: bool
-
-    @property
-    def blocks(self) -> tuple[int, int, int]:
-        """As the kernel takes them."""
-        return self.height, self.width, self.slices
+NO_EPILOGUE = Epilogue()
 
 
-@functools.lru_cache(maxsize=4096)
-def product_plan(sizes: tuple[int, int, int], itemsize: int, sliced: bool) -> ProductPlan:
-    """The blocks of a product (i, j, p): by its sizes alone, whatever the number of threads."""
-    n, columns, depth = sizes
-    panel = lane_count(itemsize)
-    width = PANELS * panel
-    if -(-columns // width) * -(-n // FEWEST_ROWS) < BALANCED_TILES:
-        width = panel
-    width = min(width, columns)
-    across = -(-columns // width)
-    most = max(FEWEST_ROWS, BLOCK_BYTES // (width * itemsize))
-    down = max(-(-n // most), min(-(-BALANCED_TILES // across), n // FEWEST_ROWS), 1)
-    if down * across > BALANCED_TILES and down > 1:  # equal shares for two, four or eight threads
-        while down * across % BALANCED_TILES:
-            down += 1
-    height = -(-n // down)
-    height = -(-height // TILE_ROWS) * TILE_ROWS
-    down = -(-n // height)
-    slices = 1
-    if sliced:
-        slices = max(1, min(BALANCED_TILES // (down * across), depth // SHORTEST_SLICE))
-    tiles = down * across * slices
-    return ProductPlan(
-        height=height,
-        width=width,
-        slices=slices,
-        tiles=tiles,
-        slots=min(tiles, 2 * BALANCED_TILES),
-        parallel=n * columns * depth >= PARALLEL_FROM_MACS,
-    )
-
-
-class Matrix(NamedTuple):
-    """A matrix as the multiply reads it: ``[i, j]`` is element ``i row + j column`` of `flat`."""
-
-    flat: Array
-    row: int
-    column: int
-    shape: tuple[int, int]
-
-    @property
-    def transposed(self) -> Matrix:
-        """The same memory, rows for columns."""
-        return Matrix(self.flat, self.column, self.row, self.shape[::-1])
+# --- matrices -------------------------------------------------------------------------------
 
 
 def matrix(array: Array) -> Matrix:
     """A two-dimensional array as a matrix: in place if either axis lies densely, else copied."""
     rows, columns = array.shape
     if array.flags.f_contiguous and not array.flags.c_contiguous:
-        return Matrix(run_of(array.T), 1, rows, (rows, columns))
-    return Matrix(run_of(array), columns, 1, (rows, columns))
+        return Matrix(run_of(array.T), rows, columns, 1, rows)
+    return Matrix(run_of(array), rows, columns, columns, 1)
+
+
+def as_rows(x: Array) -> Matrix:
+    """An array (..., c) as a matrix (n, c)."""
+    return matrix(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+# --- blocks ---------------------------------------------------------------------------------
+
+
+class GemmPlan(NamedTuple):
+    """How a product runs: its blocks, and the partitions that its tiles are shared out to."""
+
+    blocks: GemmBlocks
+    partitions: int
+    parallel: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def gemm_plan(sizes: tuple[int, int, int], itemsize: int, sliced: bool) -> GemmPlan:
+    """The blocks of a product (rows, columns, depth), whatever the number of threads.
+
+    `sliced` is whether its depth may be cut.
+    """
+    rows, columns, depth = sizes
+    panel = lane_count(itemsize)
+    width = PANELS * panel
+    if -(-columns // width) * -(-rows // FEWEST_ROWS) < BALANCED_TILES:
+        width = panel
+    width = min(width, columns)
+    across = -(-columns // width)
+    most = max(FEWEST_ROWS, BLOCK_BYTES // (width * itemsize))
+    down = max(-(-rows // most), min(-(-BALANCED_TILES // across), rows // FEWEST_ROWS), 1)
+    if down * across > BALANCED_TILES and down > 1:  # equal shares for two, four or eight threads
+        while down * across % BALANCED_TILES:
+            down += 1
+    height = -(-rows // down)
+    height = -(-height // TILE_ROWS) * TILE_ROWS
+    down = -(-rows // height)
+    slices = 1
+    if sliced:
+        slices = max(1, min(BALANCED_TILES // (down * across), depth // SHORTEST_SLICE_DEPTH))
+    return GemmPlan(
+        GemmBlocks(height, width, slices, min(DEPTH, depth)),
+        _partitions(down * across * slices),
+        parallel=rows * columns * depth >= PARALLEL_FROM_MACS,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _deep_plan(sizes: tuple[int, int, int], itemsize: int, slices: int) -> GemmPlan:
+    """Blocks for so many slices of the depth; large ones, for there are tiles enough."""
+    rows, columns, depth = sizes
+    most = max(rows, BALANCED_TILES * FEWEST_ROWS)
+    blocks, _, parallel = gemm_plan((most, columns, depth), itemsize, False)
+    height = min(2 * PACKED_ROWS, -(-rows // TILE_ROWS) * TILE_ROWS)
+    blocks = blocks._replace(rows=height, slices=slices)
+    tiles = -(-rows // height) * -(-columns // blocks.columns) * slices
+    return GemmPlan(blocks, _partitions(tiles), parallel)
+
+
+def _partitions(tiles: int) -> int:
+    """Partitions of so many tiles: each has a workspace, which its tiles use in turn."""
+    return min(tiles, 2 * BALANCED_TILES)
+
+
+# --- products -------------------------------------------------------------------------------
 
 
 def multiply(
     c: Array,
     a: Matrix,
     b: Matrix,
-    *,
-    constants: Array | None = None,
-    dy: Array | None = None,
-    residual: Array | None = None,
+    epilogue: Epilogue = NO_EPILOGUE,
     activation: Any = None,
-    summed: Summed | None = None,
+    dy: Array | None = None,
 ) -> None:
-    """``c = a b``, and what follows it: see kernels/gemm/gemm.py."""
-    n, depth = a.shape
-    columns = b.shape[1]
-    sizes = n, columns, depth
+    """``c = a b`` and its epilogue, c flat: see kernels/gemm/gemm.py."""
     if c.size == 0:
         return
-    if depth == 0:  # the kernel would write nothing: one step of zeros has the same product
-        zeros = np.zeros(max(n, columns), c.dtype)
-        a, b, depth = Matrix(zeros, 1, 1, (n, 1)), Matrix(zeros, 1, 1, (1, columns)), 1
-        sizes = n, columns, depth
-    few = summed is None and dy is None and n <= FEW_ROWS
-    if few and a.column == 1 and b.row == 1:
-        lanes = lane_count(c.itemsize)
-        width = -(-columns // (BALANCED_TILES * lanes)) * lanes
-        run(
-            product.multiply_few, product.multiply_few_parallel, -(-columns // width),
-            n * columns * depth >= PARALLEL_FROM_UNPACKED_MACS, c, a.flat, b.flat, constants,
-            residual, activation, sizes, width,
-        )  # fmt: skip
+    if a.columns == 0:  # the kernel would write nothing: one step of zeros has the same product
+        zeros = np.zeros(max(a.rows, b.columns), c.dtype)
+        a, b = Matrix(zeros, a.rows, 1, 1, 1), Matrix(zeros, 1, b.columns, 1, 1)
+    sizes = a.rows, b.columns, a.columns
+    is_dot = a.column_stride == 1 and b.row_stride == 1
+    if a.rows <= FEW_ROWS and is_dot and epilogue.sums is None and dy is None:
+        _multiply_few(c, a, b, epilogue, activation)
         return
-    # Gradients of weights follow from no sums and no constants: they may be sliced.
-    plan = product_plan(sizes, c.itemsize, constants is None and summed is None)
-    into = c
-    if plan.slices > 1:
-        into = scratch.take("slices", (plan.slices * c.size,), c.dtype)
-    _multiply_blocks(into, a, b, plan, constants, dy, residual, activation, summed)
-    if plan.slices > 1:
-        size = 1 << 14
-        run(
-            product.add_products, product.add_products_parallel, -(-c.size // size),
-            plan.parallel, c, into, size,
-        )  # fmt: skip
+    # Gradients of weights have no epilogue: their products may be sliced.
+    plan = gemm_plan(sizes, c.itemsize, epilogue.constants is None and epilogue.sums is None)
+    slices = plan.blocks.slices
+    if slices == 1:
+        _multiply_blocks(c, a, b, plan, epilogue, activation, dy)
+        return
+    products = scratch.take("slices", (slices * c.size,), c.dtype)
+    _multiply_blocks(products, a, b, plan)
+    run(
+        kernels.add_products, kernels.add_products_parallel, -(-c.size // ADDED_VALUES),
+        plan.parallel, c, products, ADDED_VALUES,
+    )  # fmt: skip
+
+
+def _multiply_few(c: Array, a: Matrix, b: Matrix, epilogue: Epilogue, activation: Any) -> None:
+    lanes = lane_count(c.itemsize)
+    width = -(-b.columns // (BALANCED_TILES * lanes)) * lanes
+    run(
+        kernels.multiply_few, kernels.multiply_few_parallel, -(-b.columns // width),
+        a.rows * b.columns * a.columns >= PARALLEL_FROM_UNPACKED_MACS, c, a, b, epilogue,
+        activation, width,
+    )  # fmt: skip
 
 
 def _multiply_blocks(
     c: Array,
     a: Matrix,
     b: Matrix,
-    plan: ProductPlan,
-    constants: Array | None = None,
-    dy: Array | None = None,
-    residual: Array | None = None,
+    plan: GemmPlan,
+    epilogue: Epilogue = NO_EPILOGUE,
     activation: Any = None,
-    summed: Summed | None = None,
+    dy: Array | None = None,
 ) -> None:
-    n, depth = a.shape
-    room = whole_vectors(plan.width, c.itemsize) * min(DEPTH, depth)
+    blocks, partitions, parallel = plan
+    panels = blocks.depth * whole_vectors(blocks.columns, c.itemsize)
+    packed = 1 if a.column_stride == 1 else blocks.depth * PACKED_ROWS
+    work = GemmWorkspace(
+        scratch.take("panels", (partitions, panels), c.dtype),
+        scratch.take("packed rows", (partitions, packed), c.dtype),
+        scratch.take("offsets", (partitions, 1 + PACKED_ROWS), np.int64),
+    )
     run(
-        product.multiply, product.multiply_parallel, plan.slots, plan.parallel, c, a.flat, b.flat,
-        scratch.take("panels", (plan.slots, room), c.dtype),
-        scratch.take("lines", (plan.slots, _lines_room(a, depth)), c.dtype),
-        scratch.take("tables", (plan.slots, 1 + product.PACKED_ROWS), np.int64),
-        constants, dy, residual, activation, None if summed is None else summed.sums,
-        None if summed is None else summed.pivots, (n, b.shape[1], depth),
-        (a.row, a.column, b.row, b.column, DEPTH), plan.blocks, plan.tiles,
+        kernels.multiply, kernels.multiply_parallel, partitions, parallel, c, a, b, work, epilogue,
+        dy, activation, blocks,
     )  # fmt: skip
+
+
+def differentiate_product(
+    dx: Destination | None, dweight: Destination | None, dy: Array, x: Array, weight: Array
+) -> tuple[Array | None, Array | None]:
+    """``dx = dy weight`` and ``dweight = dy^T x``, each unless it is None."""
+    rows = as_rows(dy)
+    if dx is not None:
+        multiply(dx.written, rows, matrix(weight))
+    if dweight is not None:
+        multiply(dweight.written, rows.transposed, as_rows(x))
+    return (
+        None if dx is None else dx.deliver(),
+        None if dweight is None else dweight.deliver(),
+    )
 
 
 def deep_product(a: Matrix, b: Matrix) -> Array:
@@ -188,48 +217,35 @@ def deep_product(a: Matrix, b: Matrix) -> Array:
     Products of slices of the depth, each short enough to lose nothing in the data's type, are
     added in float64.
     """
-    rows, depth = a.shape
-    columns = b.shape[1]
+    depth = a.columns
     dtype = a.flat.dtype
-    result = np.zeros(rows * columns)
-    most = max(BALANCED_TILES, SLICES_BYTES // (rows * columns * dtype.itemsize))
-    for first in range(0, depth, most * SLICE_DEPTH):
-        last = min(first + most * SLICE_DEPTH, depth)
-        slices = -(-(last - first) // SLICE_DEPTH)
-        plan = _sliced_plan((rows, columns, last - first), dtype.itemsize, slices)
-        products = scratch.take("slices", (plan.slices * rows * columns,), dtype)
+    size = a.rows * b.columns
+    result = np.zeros(size)
+    most = SLICE_DEPTH * max(BALANCED_TILES, SLICES_BYTES // (size * dtype.itemsize))
+    for first in range(0, depth, most):
+        part = min(most, depth - first)
+        slices = -(-part // SLICE_DEPTH)
+        plan = _deep_plan((a.rows, b.columns, part), dtype.itemsize, slices)
+        products = scratch.take("slices", (slices * size,), dtype)
         _multiply_blocks(
             products,
-            Matrix(a.flat[first * a.column :], a.row, a.column, (rows, last - first)),
-            Matrix(b.flat[first * b.row :], b.row, b.column, (last - first, columns)),
+            a._replace(flat=a.flat[first * a.column_stride :], columns=part),
+            b._replace(flat=b.flat[first * b.row_stride :], rows=part),
             plan,
         )
-        result += products.reshape(plan.slices, -1).sum(axis=0, dtype=np.float64)
-    return result.reshape(rows, columns)
+        result += products.reshape(slices, -1).sum(axis=0, dtype=np.float64)
+    return result.reshape(a.rows, b.columns)
 
 
-@functools.lru_cache(maxsize=1024)
-def _sliced_plan(sizes: tuple[int, int, int], itemsize: int, slices: int) -> ProductPlan:
-    """Blocks for so many slices of the depth; large ones, for there are tiles enough."""
-    plan = product_plan((max(sizes[0], BALANCED_TILES * FEWEST_ROWS), *sizes[1:]), itemsize, False)
-    height = min(2 * product.PACKED_ROWS, -(-sizes[0] // TILE_ROWS) * TILE_ROWS)
-    tiles = -(-sizes[0] // height) * -(-sizes[1] // plan.width) * slices
-    return plan._replace(
-        height=height, slices=slices, tiles=tiles, slots=min(tiles, 2 * BALANCED_TILES)
-    )
-
-
-def _lines_room(a: Matrix, depth: int) -> int:
-    """Numbers of a that are packed at once; one where a is used in place."""
-    return 1 if a.column == 1 else product.PACKED_ROWS * min(DEPTH, depth)
+# --- epilogues ------------------------------------------------------------------------------
 
 
 def sums_for(sizes: tuple[int, int, int], dtype: Any) -> Summed:
-    """Scratch for the sums that `multiply` takes on the way."""
-    itemsize = np.dtype(dtype).itemsize
-    n, columns, _ = sizes
-    plan = product_plan(sizes, itemsize, False)
-    return sums_about(_heights(n, plan.height), columns, np.dtype(dtype))
+    """Scratch for the sums of the columns of a product (rows, columns, depth), block by block."""
+    dtype = np.dtype(dtype)
+    rows, columns, _ = sizes
+    plan = gemm_plan(sizes, dtype.itemsize, False)
+    return sums_about(_heights(rows, plan.blocks.rows), columns, dtype)
 
 
 @functools.lru_cache(maxsize=1024)

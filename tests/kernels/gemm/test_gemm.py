@@ -9,7 +9,7 @@ from numba import njit
 
 from nbnorm import kernels, reference
 from nbnorm.jit.simd import lane_count
-from nbnorm.kernels import ReLU
+from nbnorm.kernels import Epilogue, GemmBlocks, GemmWorkspace, Matrix, ReLU
 from nbnorm.kernels.channels import HEAD
 from nbnorm.kernels.gemm.gemm import (
     PACKED_ROWS,
@@ -24,69 +24,59 @@ from tests.kernels.views import DTYPES, integers_in
 
 each_type = pytest.mark.parametrize("dtype", DTYPES)
 
-# (i, j, p), (rows, columns in a block, slices), depth of a step: whole blocks and cut ones.
+# (rows, columns, depth) and blocks: whole ones and cut ones.
 SIZES = [
-    ((1, 1, 1), (6, 64, 1), 256),
-    ((7, 5, 3), (6, 64, 1), 2),
-    ((13, 70, 9), (12, 64, 1), 4),
-    ((101, 130, 5), (102, 64, 1), 5),  # more rows than are packed at once
-    ((25, 131, 10), (12, 128, 1), 3),
+    ((1, 1, 1), GemmBlocks(6, 64, 1, 256)),
+    ((7, 5, 3), GemmBlocks(6, 64, 1, 2)),
+    ((13, 70, 9), GemmBlocks(12, 64, 1, 4)),
+    ((101, 130, 5), GemmBlocks(102, 64, 1, 5)),  # more rows than are packed at once
+    ((25, 131, 10), GemmBlocks(12, 128, 1, 3)),
 ]
 
 
-def laid(matrix, along_rows):
-    """The matrix flat, and its steps from row to row and from column to column."""
-    rows, columns = matrix.shape
+def laid(array, along_rows):
+    """The matrix in memory row by row, or column by column."""
+    rows, columns = array.shape
     if along_rows:
-        return np.ascontiguousarray(matrix).reshape(-1), (columns, 1)
-    return np.ascontiguousarray(matrix.T).reshape(-1), (1, rows)
+        return Matrix(np.ascontiguousarray(array).reshape(-1), rows, columns, columns, 1)
+    return laid(array.T, True).transposed
 
 
-def stride_of(columns, dtype):
+def ld_of(columns, dtype):
     lanes = lane_count(np.dtype(dtype).itemsize)
     return -(-columns // lanes) * lanes
 
 
-def arguments_of(a, b, ways, blocks, depth, slots):
-    """What `multiply` takes but for c and what follows, poisoned where it is scratch."""
-    (n, p), columns = a.shape, b.shape[1]
-    (a_flat, a_steps), (b_flat, b_steps) = laid(a, ways[0]), laid(b, ways[1])
-    height, width, slices = blocks
-    room = depth * stride_of(width, a.dtype)
+def arguments_of(a, b, ways, blocks, partitions):
+    """What `multiply` takes but for c, without an epilogue; scratch is poisoned."""
+    panels = blocks.depth * ld_of(blocks.columns, a.dtype)
+    packed = 1 if ways[0] else blocks.depth * PACKED_ROWS
     return {
-        "a": a_flat,
-        "b": b_flat,
-        "panels": np.full((slots, room), np.nan, a.dtype),
-        "lines": np.full((slots, 1 if ways[0] else depth * PACKED_ROWS), np.nan, a.dtype),
-        "tables": np.full((slots, 1 + PACKED_ROWS), 2**40),
-        "sizes": (n, columns, p),
-        "steps": (*a_steps, *b_steps, depth),
+        "a": laid(a, ways[0]),
+        "b": laid(b, ways[1]),
+        "work": GemmWorkspace(
+            np.full((partitions, panels), np.nan, a.dtype),
+            np.full((partitions, packed), np.nan, a.dtype),
+            np.full((partitions, 1 + PACKED_ROWS), 2**40),
+        ),
+        "epilogue": Epilogue(),
+        "dy": None,
+        "activation": None,
         "blocks": blocks,
-        "tiles": -(-n // height) * -(-columns // width) * slices,
     }
-
-
-NOTHING = {
-    "constants": None,
-    "dy": None,
-    "residual": None,
-    "activation": None,
-    "sums": None,
-    "pivots": None,
-}
 
 
 @each_type
 @pytest.mark.parametrize("ways", [(1, 1), (1, 0), (0, 1), (0, 0)], ids=str)
-@pytest.mark.parametrize(("sizes", "blocks", "depth"), SIZES, ids=str)
-def test_is_the_product_wherever_it_lies(sizes, blocks, depth, ways, dtype):
+@pytest.mark.parametrize(("sizes", "blocks"), SIZES, ids=str)
+def test_is_the_product_wherever_it_lies(sizes, blocks, ways, dtype):
     n, columns, p = sizes
     a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
-    for slots in (1, 3):
-        arguments = arguments_of(a, b, ways, blocks, depth, slots)
+    for partitions in (1, 3):
+        arguments = arguments_of(a, b, ways, blocks, partitions)
         c = np.full(n * columns + 2, np.nan, dtype)
-        for slot in reversed(range(slots)):
-            multiply(slot, slot + 1, c=c[:-2], **arguments, **NOTHING)
+        for partition in reversed(range(partitions)):
+            multiply(partition, partition + 1, c=c[:-2], **arguments)
         np.testing.assert_array_equal(c[:-2].reshape(n, columns), a @ b)
         assert np.isnan(c[-2:]).all()
 
@@ -97,7 +87,7 @@ def test_slices_of_the_depth_are_added(slices, dtype):
     n, columns, p = 7, 70, 10
     a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
     parts = np.full(slices * n * columns, np.nan, dtype)
-    multiply(0, 2, c=parts, **arguments_of(a, b, (0, 1), (6, 64, slices), 2, 2), **NOTHING)
+    multiply(0, 2, c=parts, **arguments_of(a, b, (0, 1), GemmBlocks(6, 64, slices, 2), 2))
     edges = [p * i // slices for i in range(slices + 1)]
     for i, part in enumerate(parts.reshape(slices, n, columns)):
         taken = slice(edges[i], edges[i + 1])
@@ -111,7 +101,7 @@ def test_slices_of_the_depth_are_added(slices, dtype):
 
 def following(rng, n, columns, dtype):
     """Constants of powers of two and integers, a residual, and what they make of a product."""
-    constants = np.full((3, stride_of(columns, dtype)), np.nan, dtype)
+    constants = np.full((3, ld_of(columns, dtype)), np.nan, dtype)
     constants[0, :columns] = rng.integers(-4, 5, columns)
     constants[1, :columns] = 2.0 ** rng.integers(-1, 2, columns)
     constants[2, :columns] = rng.integers(-4, 5, columns)
@@ -126,29 +116,25 @@ def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng)
     columns, p = 131, 10
     a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
     constants, residual, after = following(rng, n, columns, dtype)
-    options = {
-        "constants": constants, "residual": residual.reshape(-1), "activation": ReLU(),
-    }  # fmt: skip
+    epilogue = Epilogue(constants, residual.reshape(-1))
     wanted = after(a @ b)
     c = np.full(n * columns, np.nan, dtype)
-    arguments = arguments_of(a, b, (1, 0), (12, 64, 1), 4, 2)
-    multiply(0, 2, c=c, **arguments, **NOTHING | options)
+    arguments = arguments_of(a, b, (1, 0), GemmBlocks(12, 64, 1, 4), 2)
+    arguments |= {"epilogue": epilogue, "activation": ReLU()}
+    multiply(0, 2, c=c, **arguments)
     np.testing.assert_array_equal(c.reshape(n, columns), wanted)
 
     dy = integers_in((n, columns), dtype, seed=6)
     wide = np.concatenate([constants, np.full_like(constants, np.nan), constants[:1]])
     c = np.full(n * columns, np.nan, dtype)
-    gradient = {"constants": wide, "dy": dy.reshape(-1)}
-    multiply(0, 2, c=c, **arguments, **NOTHING | options | gradient)
+    gradient = {"epilogue": epilogue._replace(constants=wide), "dy": dy.reshape(-1)}
+    multiply(0, 2, c=c, **arguments | gradient)
     np.testing.assert_array_equal(c.reshape(n, columns), np.where(wanted > 0, dy, 0))
 
-    for width in (64, 200):  # rows of b lie along the depth
+    for width in (64, 200):
         c = np.full(n * columns, np.nan, dtype)
         for tile in reversed(range(-(-columns // width))):
-            multiply_few(
-                tile, tile + 1, c=c, a=a.reshape(-1), b=np.ascontiguousarray(b.T).reshape(-1),
-                sizes=(n, columns, p), width=width, **options,
-            )  # fmt: skip
+            multiply_few(tile, tile + 1, c, arguments["a"], arguments["b"], epilogue, ReLU(), width)
         np.testing.assert_array_equal(c.reshape(n, columns), wanted)
 
 
@@ -158,24 +144,21 @@ def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng)
 def test_few_rows(n, p, dtype):
     a, b = integers_in((n, p), dtype), integers_in((p, 3), dtype, seed=1)
     c = np.full(3 * n, np.nan, dtype)
-    multiply_few(
-        0, 1, c, a.reshape(-1), np.ascontiguousarray(b.T).reshape(-1), None, None, None, (n, 3, p),
-        64,
-    )  # fmt: skip
+    multiply_few(0, 1, c, laid(a, True), laid(b, False), Epilogue(), None, 64)
     np.testing.assert_array_equal(c.reshape(n, 3), a @ b)
 
 
 @each_type
-@pytest.mark.parametrize("slots", [1, 4])
-def test_sums_of_each_block_about_its_own_pivot(slots, dtype):
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_sums_of_each_block_about_its_own_pivot(partitions, dtype):
     n, columns, p, height = 20, 131, 3, 12
     a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
     b[:, 7] = 0  # a column that does not vary
     c = np.full(n * columns, np.nan, dtype)
-    stride = stride_of(columns, dtype)
-    sums, pivots = np.full((2, 2, stride), np.nan), np.full((2, 3, stride), np.nan, dtype)
-    arguments = arguments_of(a, b, (1, 1), (height, 64, 1), 4, slots)
-    multiply(0, slots, c=c, **NOTHING | {"sums": sums, "pivots": pivots}, **arguments)
+    ld = ld_of(columns, dtype)
+    sums, pivots = np.full((2, 2, ld), np.nan), np.full((2, 3, ld), np.nan, dtype)
+    arguments = arguments_of(a, b, (1, 1), GemmBlocks(height, 64, 1, 4), partitions)
+    multiply(0, partitions, c=c, **arguments | {"epilogue": Epilogue(sums=sums, pivots=pivots)})
     np.testing.assert_array_equal(c.reshape(n, columns), a @ b)
     for i, block in enumerate((c.reshape(n, columns)[:height], c.reshape(n, columns)[height:])):
         pivot = pivots[i, HEAD, :columns]
@@ -192,14 +175,14 @@ def test_drivers_do_what_their_workers_do(rng):
     """For the types that the functions have had compiled for float32."""
     n, columns, p = 25, 131, 40
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, p), (p, columns)))
-    arguments = arguments_of(a, b, (1, 0), (12, 64, 1), 16, 3)
+    arguments = arguments_of(a, b, (1, 0), GemmBlocks(12, 64, 1, 16), 3)
     serial, parallel = (np.full(n * columns, np.nan, np.float32) for _ in range(2))
-    multiply(0, 3, c=serial, **arguments, **NOTHING)
-    multiply_parallel(3, c=parallel, **arguments, **NOTHING)
+    multiply(0, 3, c=serial, **arguments)
+    multiply_parallel(3, c=parallel, **arguments)
     np.testing.assert_array_equal(parallel, serial)
     np.testing.assert_allclose(serial.reshape(n, columns), a @ b, rtol=0, atol=1e-5)
 
-    few = (a.reshape(-1), arguments["b"], None, None, None, (n, columns, p), 64)
+    few = (arguments["a"], arguments["b"], Epilogue(), None, 64)
     multiply_few(0, 3, serial, *few)
     multiply_few_parallel(3, parallel, *few)
     np.testing.assert_array_equal(parallel, serial)
@@ -222,19 +205,21 @@ def layer(x, weight, head, scale, shift):
     x_flat, weight_flat = x.reshape(-1), weight.reshape(-1)
     y = np.empty((n, k), x.dtype)
     y_flat = y.reshape(-1)
-    stride = (k + 63) // 64 * 64
-    constants = np.zeros((3, stride), x.dtype)
+    a = Matrix(x_flat, n, c, c, 1)
+    b = Matrix(weight_flat, c, k, 1, c)  # transposed
+    constants = np.zeros((3, (k + 63) // 64 * 64), x.dtype)
     constants[0, :k], constants[1, :k], constants[2, :k] = head, scale, shift
-    slots = (n + 23) // 24
-    panels = np.empty((slots, 64 * c), x.dtype)
-    lines = np.empty((slots, 1), x.dtype)
-    tables = np.empty((slots, 97), np.int64)
-    tiles = slots * ((k + 63) // 64)
-    for slot in numba.prange(slots):
+    epilogue = Epilogue(constants, None, None, None)
+    partitions = (n + 23) // 24
+    panels = np.empty((partitions, 64 * c), x.dtype)
+    packed_rows = np.empty((partitions, 1), x.dtype)
+    offsets = np.empty((partitions, 97), np.int64)
+    work = GemmWorkspace(panels, packed_rows, offsets)
+    blocks = GemmBlocks(24, 64, 1, c)
+    for partition in numba.prange(partitions):
         kernels.multiply(
-            slot, slot + 1, y_flat, x_flat, weight_flat, panels, lines, tables, constants, None,
-            None, ReLU(), None, None, (n, k, c), (c, 1, 1, c, c), (24, 64, 1), tiles,
-        )  # fmt: skip
+            partition, partition + 1, y_flat, a, b, work, epilogue, None, ReLU(), blocks
+        )
     return y
 
 

@@ -1,10 +1,11 @@
-"""Products of matrices in blocks, with what follows them done while a block is in cache.
+"""GEMM: products of matrices in blocks, and their epilogue while a block is in cache.
 
     c[i, j] = sum over p of a[i, p] b[p, j]
 
 A tile is a block of rows by a block of columns, the whole depth. Step by step along the depth, it
 packs its part of b and multiplies it with its rows of a, which are used as they lie in memory if
-they lie along the depth, and packed otherwise. Then, with the block still in the second cache:
+they lie along the depth, and packed otherwise. Then, with the block still in the L2 cache, comes
+the epilogue:
 
 - ``activation((c - head) scale + shift + residual)`` in place (`constants`): a given mean and
   variance of inference, and a bias, are folded into those three; or, where there is a `dy`,
@@ -13,9 +14,19 @@ they lie along the depth, and packed otherwise. Then, with the block still in th
 
 Products that are deep and small (weight gradients) are cut along their depth too; each slice then
 has a c of its own, and `add_products` adds them in order.
+
+Assumptions, which launch/gemm.py sees to:
+
+- c has no gaps between its rows, and overlaps no input.
+- a has a stride of 1, from row to row or from column to column; so has b.
+- The depth is at least 1: a product without depth would leave c as it was.
+- A product in slices has no epilogue, for no slice is the whole of it.
+- Blocks have whole tiles of rows and whole panels of columns, but for those at the edges of c.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import fma, lanes, load_part, splat, store_part, total
@@ -26,160 +37,205 @@ from nbnorm.kernels.batch_norm.sums import sum_block
 from nbnorm.kernels.gemm.microkernel import TILE_ROWS, Block, Panels, Rows, multiply_block
 from nbnorm.kernels.gemm.packing import pack_panels, pack_rows
 
-# Rows of a that are multiplied, or packed, before the next ones: with 512 numbers each, 192 KB.
+# Rows of a that are multiplied, or packed, before the next ones (BLIS's MC): with 512 numbers each,
+# 192 KB.
 PACKED_ROWS = 96
 
 
-@inlined
-def _multiply_part(c, c_at, c_step, a, b, panels, lines, table, rows, columns, depths, steps):
-    """Rows (first, last), columns and depths of a product into c, whose first element is at c_at.
+class Matrix(NamedTuple):
+    """A matrix of any strides: [i, j] is ``flat[i row_stride + j column_stride]``."""
 
-    `steps` = (a's from row to row, a's along the depth, b's along the depth, b's from column to
-    column, depth packed at once).
+    flat: Any
+    rows: Any
+    columns: Any
+    row_stride: Any
+    column_stride: Any
+
+    @property
+    def transposed(self) -> Matrix:
+        """The same memory, rows for columns."""
+        return Matrix(self.flat, self.columns, self.rows, self.column_stride, self.row_stride)
+
+
+class GemmWorkspace(NamedTuple):
+    """Scratch for each of the partitions that a product's tiles are shared out to.
+
+    panels       (partitions, blocks.depth * block's columns in whole panels) of the data's type
+    packed_rows  (partitions, blocks.depth * PACKED_ROWS) of the data's type; (partitions, 1) where
+                 a lies along the depth
+    offsets      (partitions, 1 + PACKED_ROWS) of int64: a tap's, and those of the rows
     """
-    a_row, a_depth, b_depth, b_column, most = steps
+
+    panels: Any
+    packed_rows: Any
+    offsets: Any
+
+
+class GemmBlocks(NamedTuple):
+    """How a product is cut.
+
+    rows, columns  of a block of c
+    slices         of the whole depth, each with a c of its own
+    depth          packed and multiplied at once (BLIS's KC)
+    """
+
+    rows: Any
+    columns: Any
+    slices: Any
+    depth: Any
+
+
+@inlined
+def _multiply_block(c, a, b, panels, packed_rows, offsets, rows, columns, depths, step):
+    """Writes the Block `c`: some rows, columns and depths (first, last) of a product.
+
+    The depth is packed and multiplied `step` by step.
+    """
     width = columns[1] - columns[0]
-    along = a_depth == 1
-    source = a if along else lines
-    for p in range(depths[0], depths[1], most):
-        depth = min(most, depths[1] - p)
-        pack_panels(panels, b, p * b_depth + columns[0] * b_column, b_depth, b_column, depth, width)
+    in_place = a.column_stride == 1
+    source = a.flat if in_place else packed_rows
+    row_offsets, tap_offsets = offsets[1:], offsets[:1]
+    for p in range(depths[0], depths[1], step):
+        depth = min(step, depths[1] - p)
+        start = p * b.row_stride + columns[0] * b.column_stride
+        pack_panels(panels, b.flat, start, b.row_stride, b.column_stride, depth, width)
         for top in range(rows[0], rows[1], PACKED_ROWS):
             height = min(PACKED_ROWS, rows[1] - top)
-            at = top * a_row + p * a_depth
-            step = 1 if along else -(-height // TILE_ROWS) * TILE_ROWS
-            if not along:
-                pack_rows(lines, step, a, at, a_depth, depth, height)
-            table[0] = at if along else 0
+            start = top * a.row_stride + p * a.column_stride
+            apart = 1 if in_place else -(-height // TILE_ROWS) * TILE_ROWS
+            if not in_place:
+                pack_rows(packed_rows, apart, a.flat, start, a.column_stride, depth, height)
+            tap_offsets[0] = start if in_place else 0
             for i in range(PACKED_ROWS):
-                table[1 + i] = min(i, height - 1) * (a_row if along else 1)
+                row_offsets[i] = min(i, height - 1) * (a.row_stride if in_place else 1)
             multiply_block(
-                Block(c, c_at + (top - rows[0]) * c_step, c_step),
-                Rows(source, table[1:], table[:1], step), Panels(panels, 0, depth), height, width,
-                p > depths[0],
+                Block(c.array, c.offset + (top - rows[0]) * c.ld, c.ld),
+                Rows(source, row_offsets, tap_offsets, apart), Panels(panels, 0, depth),
+                height, width, p > depths[0],
             )  # fmt: skip
+
+
+@inlined
+def _apply_epilogue(c, dy, constants, residual, activation, rows, columns, ld):
+    """The epilogue of a block but for its sums."""
+    if dy is not None:
+        apply_block(None, c, dy, c, residual, constants, rows, columns, ld, activation, True, False)
+    elif constants is not None:
+        normalize_block(c, c, residual, constants, rows, columns, ld, activation, False)
+
+
+@inlined
+def _take_sums(c, sums, pivots, block, rows, columns, ld):
+    """The sums of a block's columns, about pivots chosen from them."""
+    if sums is not None:
+        begin_sums(sums[block], pivots[block], c, rows, columns, ld)
+        sum_block(sums[block], None, c, None, pivots[block], rows, columns, ld, None)
 
 
 @worker
-def multiply(
-    lo, hi, c, a, b, panels, lines, tables, constants, dy, residual, activation, sums, pivots,
-    sizes, steps, blocks, tiles,
-):  # fmt: skip
-    """A product by slots; slot t is the tiles t tiles // slots to (t + 1) tiles // slots - 1.
+def multiply(lo, hi, c, a, b, work, epilogue, dy, activation, blocks):
+    """A product by partitions of its tiles; a tile is a block of c in one slice of the depth.
 
-    lo, hi      slots
-    c           (slices i j,), written
-    a, b        flat arrays, read where `steps` says
-    panels      (slots, depth block * padded column block) of the data's type, scratch
-    lines       (slots, depth block * PACKED_ROWS), scratch if a does not lie along the depth
-    tables      (slots, 1 + PACKED_ROWS) of int64, scratch
-    constants   (>= 3, stride): head, scale and shift, 7 rows where there is a dy; or None
-    dy          (i j,): turns the product, with its constants, into a gradient; or None
-    residual    (i j,) or None
+    lo, hi      partitions: of t tiles, partition p has those from ``p t // partitions`` on
+    c           (slices * rows * columns,), written
+    a, b        `Matrix`
+    work        `GemmWorkspace`
+    epilogue    Epilogue, whose sums and pivots are those of each block of rows
+    dy          (rows * columns,): c becomes dy times the activation's derivative, for which
+                constants has 7 rows; or None
     activation  None or a tuple of activations.py
-    sums        (row blocks, 2, stride) float64, written, or None: sum(v) and sum(v^2) of each
-                column in each block of rows, where v = c - pivot
-    pivots      (row blocks, 3, stride) of the data's type, written in row HEAD, or None
-    sizes       (i, j, p)
-    steps       from a[i] to a[i + 1], a[, p] to a[, p + 1], b[p] to b[p + 1], b[, j] to b[, j + 1]
-                and the depth of a block
-    blocks      (rows in a block, columns in a block, slices of the depth)
-    tiles       blocks of rows * blocks of columns * slices
+    blocks      `GemmBlocks`
     """
-    n, columns, depth = sizes
-    height, width, slices = blocks
-    slots = tables.shape[0]
-    across = -(-columns // width)
-    down = -(-n // height)
-    for slot in range(lo, hi):
-        for tile in range(slot * tiles // slots, (slot + 1) * tiles // slots):
+    ld = b.columns
+    partitions = work.offsets.shape[0]
+    across = -(-b.columns // blocks.columns)
+    down = -(-a.rows // blocks.rows)
+    tiles = across * down * blocks.slices
+    for partition in range(lo, hi):
+        for tile in range(partition * tiles // partitions, (partition + 1) * tiles // partitions):
             slice_ = tile // (across * down)
             block = tile // across - slice_ * down
-            j = (tile % across) * width
-            i = block * height
-            rows = (i, min(i + height, n))
-            taken = (j, min(j + width, columns))
-            depths = (depth * slice_ // slices, depth * (slice_ + 1) // slices)
-            _multiply_part(
-                c, (slice_ * n + i) * columns + j, columns, a, b, panels[slot], lines[slot],
-                tables[slot], rows, taken, depths, steps,
+            i = block * blocks.rows
+            j = (tile % across) * blocks.columns
+            rows = (i, min(i + blocks.rows, a.rows))
+            columns = (j, min(j + blocks.columns, b.columns))
+            depths = (
+                a.columns * slice_ // blocks.slices, a.columns * (slice_ + 1) // blocks.slices,
             )  # fmt: skip
-            if dy is not None:
-                apply_block(
-                    None, c, dy, c, residual, constants, rows, taken, columns, activation, True,
-                    False,
-                )  # fmt: skip
-            elif constants is not None:
-                normalize_block(c, c, residual, constants, rows, taken, columns, activation, False)
-            if sums is not None:
-                begin_sums(sums[block], pivots[block], c, rows, taken, columns)
-                sum_block(sums[block], None, c, None, pivots[block], rows, taken, columns, None)
+            _multiply_block(
+                Block(c, (slice_ * a.rows + i) * ld + j, ld), a, b, work.panels[partition],
+                work.packed_rows[partition], work.offsets[partition], rows, columns, depths,
+                blocks.depth,
+            )  # fmt: skip
+            _apply_epilogue(
+                c, dy, epilogue.constants, epilogue.residual, activation, rows, columns, ld
+            )
+            _take_sums(c, epilogue.sums, epilogue.pivots, block, rows, columns, ld)
 
 
 @driver
-def multiply_parallel(
-    slots, c, a, b, panels, lines, tables, constants, dy, residual, activation, sums, pivots,
-    sizes, steps, blocks, tiles,
-):  # fmt: skip
-    """`multiply` over all slots."""
-    for slot in prange(slots):
-        multiply(
-            slot, slot + 1, c, a, b, panels, lines, tables, constants, dy, residual, activation,
-            sums, pivots, sizes, steps, blocks, tiles,
-        )  # fmt: skip
+def multiply_parallel(partitions, c, a, b, work, epilogue, dy, activation, blocks):
+    """`multiply` over all partitions."""
+    for partition in prange(partitions):
+        multiply(partition, partition + 1, c, a, b, work, epilogue, dy, activation, blocks)
 
 
-# Rows of a whose products with a row of b are summed at once.
+# Rows of a whose products with a column of b are summed at once.
 DOT_ROWS = 4
 
 
 @worker
-def multiply_few(lo, hi, c, a, b, constants, residual, activation, sizes, width):
-    """``c = a b^T`` for so few rows of a that packing b would cost more than multiplying by it.
+def multiply_few(lo, hi, c, a, b, epilogue, activation, width):
+    """A product with so few rows of a that packing b would cost more than multiplying by it.
 
-    Both lie along the depth: a is (i p,), b is (j p,), and every row of b is read once. Tile t is
-    the columns t width to (t + 1) width - 1. The other arguments are those of `multiply`.
+    Every column of b is read once.
+
+    lo, hi      tiles: tile t is the columns t width to (t + 1) width - 1
+    c           (rows * columns,), written
+    a, b        Matrix; the rows of a and the columns of b lie along the depth
+    epilogue    Epilogue without sums
+    activation  None or a tuple of activations.py
+    width       columns of a tile
     """
-    n, columns, depth = sizes
-    lanes_ = lanes(a)
-    zero = splat(a, 0.0)
+    n, depth, ld = a.rows, a.columns, b.columns
+    lanes_ = lanes(a.flat)
+    zero = splat(a.flat, 0.0)
     for tile in range(lo, hi):
         first = tile * width
-        last = min(first + width, columns)
+        last = min(first + width, ld)
         for top in range(0, n, DOT_ROWS):
             # Rows beyond the last one are worked out from it again, and not written.
-            a0 = top * depth
-            a1 = min(top + 1, n - 1) * depth
-            a2 = min(top + 2, n - 1) * depth
-            a3 = min(top + 3, n - 1) * depth
+            a0 = top * a.row_stride
+            a1 = min(top + 1, n - 1) * a.row_stride
+            a2 = min(top + 2, n - 1) * a.row_stride
+            a3 = min(top + 3, n - 1) * a.row_stride
             for j in range(first, last):
-                at = j * depth
+                start = j * b.column_stride
                 s0 = s1 = s2 = s3 = zero
                 for p in range(0, depth, lanes_):
                     count = min(lanes_, depth - p)
-                    row = load_part(b, at + p, count, zero)
-                    s0 = fma(row, load_part(a, a0 + p, count, zero), s0)
-                    s1 = fma(row, load_part(a, a1 + p, count, zero), s1)
-                    s2 = fma(row, load_part(a, a2 + p, count, zero), s2)
-                    s3 = fma(row, load_part(a, a3 + p, count, zero), s3)
-                c[top * columns + j] = total(s0)
+                    column = load_part(b.flat, start + p, count, zero)
+                    s0 = fma(column, load_part(a.flat, a0 + p, count, zero), s0)
+                    s1 = fma(column, load_part(a.flat, a1 + p, count, zero), s1)
+                    s2 = fma(column, load_part(a.flat, a2 + p, count, zero), s2)
+                    s3 = fma(column, load_part(a.flat, a3 + p, count, zero), s3)
+                c[top * ld + j] = total(s0)
                 if top + 1 < n:
-                    c[(top + 1) * columns + j] = total(s1)
+                    c[(top + 1) * ld + j] = total(s1)
                 if top + 2 < n:
-                    c[(top + 2) * columns + j] = total(s2)
+                    c[(top + 2) * ld + j] = total(s2)
                 if top + 3 < n:
-                    c[(top + 3) * columns + j] = total(s3)
-        if constants is not None:
-            normalize_block(
-                c, c, residual, constants, (0, n), (first, last), columns, activation, False
-            )
+                    c[(top + 3) * ld + j] = total(s3)
+        _apply_epilogue(
+            c, None, epilogue.constants, epilogue.residual, activation, (0, n), (first, last), ld
+        )
 
 
 @driver
-def multiply_few_parallel(tiles, c, a, b, constants, residual, activation, sizes, width):
+def multiply_few_parallel(tiles, c, a, b, epilogue, activation, width):
     """`multiply_few` over all tiles."""
     for tile in prange(tiles):
-        multiply_few(tile, tile + 1, c, a, b, constants, residual, activation, sizes, width)
+        multiply_few(tile, tile + 1, c, a, b, epilogue, activation, width)
 
 
 @worker
