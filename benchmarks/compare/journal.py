@@ -80,7 +80,7 @@ def _digest() -> str:
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
     """The lines up to the first that is not whole."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text().split("\n") if path.exists() else []:
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:

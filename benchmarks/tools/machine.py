@@ -38,7 +38,7 @@ def _processor() -> str:
         first_core = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
-    lines = (line.partition(":") for line in first_core.splitlines())
+    lines = (line.partition(":") for line in first_core.split("\n"))
     fields = {name.strip(): value.strip() for name, _, value in lines}
     flags = fields.get("flags", fields.get("Features", "")).split()
     widest = next((flag for flag in ("avx512f", "avx2", "asimd") if flag in flags), "")

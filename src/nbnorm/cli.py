@@ -3,6 +3,7 @@
 nbnorm info      versions, processor, threads, the cache of compiled code
 nbnorm warmup    compile the common kernels into the cache
 nbnorm demo      accuracy and speed in half a screen
+nbnorm darknet   a network of darknet's files: its layers, and what it gives
 """
 
 from __future__ import annotations
@@ -76,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "show accuracy and speed beside NumPy"
     demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
     demo.set_defaults(command=lambda _: _demo())
+
+    from nbnorm.interop.darknet import command
+
+    text = "show and run a network of darknet's files"
+    darknet = commands.add_parser("darknet", help=text, description=command.DESCRIPTION)
+    command.add_arguments(darknet)
+    darknet.set_defaults(command=command.run)
     return parser
 
 

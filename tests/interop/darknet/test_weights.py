@@ -99,7 +99,7 @@ def test_headers_of_all_versions(tmp_path, rng, version, form, transposed):
     numbers = rng.standard_normal(2 + 6 + 3 + 6 + 9)
     numbers[-3:] **= 2
     file = struct.pack(form, *version, seen) + floats(numbers)
-    net = load_network(*written(tmp_path, cfg, file))
+    net = load_network(*written(tmp_path, cfg, file), dialect="pjreddie")
     assert net.header == (*version, seen)
     weights = np.float32(numbers[2:8])
     expected = weights.reshape(3, 2).T if transposed else weights.reshape(2, 3)

@@ -1,4 +1,4 @@
-"""In what the original and its best-known fork differ: batch norm's eps, its momentum, a bias."""
+"""In what the original and its best-known fork compute or store something else."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ class Dialect:
         (sqrt(var) + eps)^2 = (var + 2 eps sqrt(var)) + eps^2
     """
 
+    name: str
     eps: float
     eps_inside: bool
     momentum: float | None
     batchnorm_biases: bool  # whether a [batchnorm] section stores biases, and stores them first
     shortcut_samples: bool  # whether a [shortcut] between image sizes takes every nth pixel
+    region_logistic: bool  # whether a [region] without softmax has logistic classes
+    letterbox: bool  # whether a picture keeps its proportions, with grey beside it
     version: tuple[int, int, int]
+    gru_order: tuple[str, ...]  # of its products in a file: of the state, or of the input
+    lstm_order: tuple[str, ...]
 
     def options(self) -> BatchNormOptions:
         """Return the options of a layer with batch norm; both darknets divide by m - 1."""
@@ -60,10 +65,39 @@ class Dialect:
         return np.copysign(root * root, running_var)
 
 
-DIALECTS = {
-    # https://github.com/pjreddie/darknet: normalize_cpu in blas.c, load_batchnorm_weights in
-    # parser.c, forward_batchnorm_layer
-    "pjreddie": Dialect(1e-6, False, 0.01, False, True, (0, 2, 0)),
-    # https://github.com/AlexeyAB/darknet, the same functions
-    "alexeyab": Dialect(1e-5, True, 0.1, True, False, (0, 2, 5)),
-}
+# https://github.com/pjreddie/darknet: normalize_cpu in blas.c, load_batchnorm_weights and
+# save_weights_upto in parser.c, forward_batchnorm_layer
+ORIGINAL = Dialect(
+    "pjreddie",
+    eps=1e-6,
+    eps_inside=False,
+    momentum=0.01,
+    batchnorm_biases=False,
+    shortcut_samples=True,
+    region_logistic=True,
+    letterbox=True,
+    version=(0, 2, 0),
+    gru_order=("state_z", "state_r", "state_h", "input_z", "input_r", "input_h"),
+    lstm_order=(
+        "state_i", "state_f", "state_o", "state_g", "input_i", "input_f", "input_o", "input_g",
+    ),
+)  # fmt: skip
+
+# https://github.com/AlexeyAB/darknet, the same functions
+FORK = Dialect(
+    "alexeyab",
+    eps=1e-5,
+    eps_inside=True,
+    momentum=0.1,
+    batchnorm_biases=True,
+    shortcut_samples=False,
+    region_logistic=False,
+    letterbox=False,
+    version=(0, 2, 5),
+    gru_order=("input_z", "input_r", "input_h", "state_z", "state_r", "state_h"),
+    lstm_order=(
+        "state_f", "state_i", "state_g", "state_o", "input_f", "input_i", "input_g", "input_o",
+    ),
+)  # fmt: skip
+
+DIALECTS = {dialect.name: dialect for dialect in (ORIGINAL, FORK)}

@@ -1,41 +1,33 @@
-"""What a section of the cfg becomes: a step that makes one array of those of earlier steps."""
+"""What a section of the cfg becomes: a step that makes one array of those of earlier steps.
+
+A step is made in two turns. The first reads the section: which shapes, and how many numbers a file
+of weights has to hold. Only when all that is known to be in bounds does `build` take memory.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from nbnorm.interop.darknet import images
 from nbnorm.interop.darknet.cfg import Section
 from nbnorm.interop.darknet.dialect import Dialect
-from nbnorm.layers import Activation, Layer
+from nbnorm.interop.darknet.files import MOST_NUMBERS
+from nbnorm.layers import Layer
 from nbnorm.typing import Array
 
 Shape: TypeAlias = tuple[int, ...]  # of one sample: (c, h, w), or (count,) of what is no image
 
 INPUT = -1  # the index of the network's input among the steps
 
-# darknet's names, and what the layers of this library call them; logistic they have not.
-ACTIVATIONS: Mapping[str, str | tuple[str, float] | None] = {
-    "linear": None,
-    "leaky": ("leaky_relu", 0.1),
-    "relu": "relu",
-    "logistic": None,
-    "mish": "mish",
-    "swish": "silu",
-}
-
 
 class Plan:
     """What the steps before a section are like."""
 
-    def __init__(self, net: Section, dialect: Dialect, rng: np.random.Generator) -> None:
+    def __init__(self, net: Section, dialect: Dialect) -> None:
         self.dialect = dialect
-        self.rng = rng
         self.input_shape = input_shape(net)
         self.steps: list[Step] = []
 
@@ -64,6 +56,13 @@ class Plan:
             raise section.error(f"there is no layer {index} before this one; expected an earlier")
         return index
 
+    def earlier(self, section: Section, key: str) -> tuple[int, ...]:
+        """Return the indices of the earlier steps that a section lists."""
+        numbers = section.integers(key)
+        if not numbers:
+            raise section.error(f"{key} is missing; expected the numbers of earlier layers")
+        return tuple(self.index(section, number) for number in numbers)
+
 
 class Step(ABC):
     """A section's computation; forward only.
@@ -77,10 +76,11 @@ class Step(ABC):
     shape : tuple of int
         Of its output, without the batch.
     layer : Layer or None
-        What holds its numbers.
+        What holds its numbers, where one layer does.
     """
 
     takes: Shape | None = None  # the shape in which it is given its source, where that matters
+    is_recurrent = False  # such a step takes and gives (steps, n, ...)
     layer: Layer[Any] | None = None
 
     def __init__(self, section: Section, shape: Shape, sources: tuple[int, ...] = ()) -> None:
@@ -89,19 +89,55 @@ class Step(ABC):
         self.sources = sources or (section.index - 1,)
         if min(shape) < 1:
             raise section.error(f"the output would be of shape {shape}; expected 1 or more each")
+        if math.prod(shape) > MOST_NUMBERS:
+            raise section.error(
+                f"the output would be of shape {shape}; expected at most {MOST_NUMBERS} numbers"
+            )
 
     @property
     def kind(self) -> str:
         """The section's name."""
         return self.section.kind
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for a sample: two a multiplication of what a file holds."""
+        return 0
+
+    def declared(self) -> dict[str, Shape]:
+        """Return the shapes of the arrays that a file holds, in its order."""
+        return {}
+
+    def build(self, dialect: Dialect, rng: np.random.Generator) -> None:  # noqa: B027
+        """Make the layers, which start random."""
+
+    def stored(self) -> dict[str, Array]:
+        """Return the arrays that were declared, live."""
+        return {}
+
+    def layers(self) -> dict[str, Layer[Any]]:
+        """Return the layers, each by what its arrays' names begin with."""
+        return {} if self.layer is None else {"": self.layer}
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the learned arrays, live."""
+        return {
+            prefix + name: array
+            for prefix, layer in self.layers().items()
+            for name, array in layer.parameters().items()
+        }
+
+    def buffers(self) -> dict[str, Array]:
+        """Return the running statistics, live."""
+        return {
+            prefix + name: array
+            for prefix, layer in self.layers().items()
+            for name, array in layer.buffers().items()
+        }
+
     @abstractmethod
     def forward(self, *inputs: Array) -> Array:
         """Return the output for those of the sources."""
-
-    def stored(self) -> dict[str, Array]:
-        """Return the layer's arrays, live, by darknet's names in the order of a file."""
-        return {}
 
     def fold(self) -> Step:
         """Return the step for inference."""
@@ -123,39 +159,17 @@ class Merged(Step):
         raise NotImplementedError
 
 
-class Activating:
-    """An activation by darknet's name: a layer's, and what is left to do after it."""
-
-    def __init__(self, section: Section, default: str) -> None:
-        name = section.text("activation", default)
-        if name not in ACTIVATIONS:
-            raise section.error(f"activation is {name!r}; expected one of {list(ACTIVATIONS)}")
-        self.name = name
-        self.in_layer = ACTIVATIONS[name]
-        self._layer = None if self.in_layer is None else Activation(self.in_layer).eval()
-
-    def after(self, y: Array) -> Array:
-        """Apply what no layer has, in place."""
-        return images.logistic(y, out=y) if self.name == "logistic" else y
-
-    def of_sum(self, x: Array, other: Array) -> Array:
-        """Return activation(x + other)."""
-        if self._layer is not None:
-            return self._layer.forward(x, residual=other)[0]
-        return self.after(x + other)
-
-    def __call__(self, y: Array) -> Array:
-        """Return activation(y); y may be written over."""
-        return self.after(y if self._layer is None else self._layer.forward(y)[0])
-
-
 def input_shape(net: Section) -> Shape:
     """Return the shape of a sample by ``[net]``: an image, or a count of numbers."""
     sides = [net.integer(key, 0, least=0) for key in ("channels", "height", "width")]
     count = math.prod(sides)
-    inputs = net.integer("inputs", count, least=0)
+    inputs = net.integer("inputs", min(count, MOST_NUMBERS), least=0)
     if not inputs:
         raise net.error("there is no input; expected channels, height and width, or inputs")
+    if max(count, inputs) > MOST_NUMBERS:
+        raise net.error(
+            f"the input would have {max(count, inputs)} numbers; expected at most {MOST_NUMBERS}"
+        )
     if count and inputs != count:
         raise net.error(f"inputs is {inputs}; expected channels height width, which is {count}")
     return tuple(sides) if count else (inputs,)

@@ -1,46 +1,56 @@
-"""Sections that hold numbers: ``[convolutional]``, ``[connected]`` and ``[batchnorm]``."""
+"""Sections that hold numbers."""
 
 from __future__ import annotations
 
 import copy
 import math
-from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from nbnorm.functional.conv2d_batch_norm import conv2d_batch_norm_inference
-from nbnorm.functional.dense_batch_norm import dense_batch_norm_inference
+from nbnorm.interop.darknet import images
+from nbnorm.interop.darknet.activations import Activating
 from nbnorm.interop.darknet.cfg import Section
-from nbnorm.interop.darknet.plain import Shortcut, strides
-from nbnorm.interop.darknet.steps import Activating, Plan, Shape, Step
-from nbnorm.layers import BatchNorm, Conv2d, Conv2dBatchNorm, Dense, DenseBatchNorm, Sequential
-from nbnorm.layers.folding import fold_pair
+from nbnorm.interop.darknet.combining import Shortcut
+from nbnorm.interop.darknet.dialect import Dialect
+from nbnorm.interop.darknet.pooling import strides
+from nbnorm.interop.darknet.products import (
+    NORMALIZATION,
+    DenseProduct,
+    Product,
+    Window,
+    is_normalized,
+)
+from nbnorm.interop.darknet.steps import Plan, Shape, Step
+from nbnorm.layers import BatchNorm, Layer
 from nbnorm.typing import Array
-
-# Batch norm's names in darknet, and in a layer.
-_NORMALIZATION = {
-    "scales": "gamma",
-    "rolling_mean": "running_mean",
-    "rolling_variance": "running_var",
-}
 
 
 class Batchnorm(Step):
     """Batch norm of the channels, or of the numbers that a connected layer gives."""
 
     layer: BatchNorm
+    has_biases = True  # the original stores none
 
     def __init__(self, section: Section, plan: Plan) -> None:
-        section.refuse("dontload", "dontloadscales")
-        shape = plan.before(section)
-        super().__init__(section, shape)
-        self.layer = BatchNorm(shape[0], **plan.dialect.options()).eval()
+        section.refuse("dontload", "dontloadscales", "dontsave")
+        super().__init__(section, plan.before(section))
+
+    def declared(self) -> dict[str, Shape]:
+        """Return the shapes of biases, if it has any, scales, mean and variance."""
+        names = (*(("biases",) if self.has_biases else ()), *NORMALIZATION)
+        return dict.fromkeys(names, self.shape[:1])
+
+    def build(self, dialect: Dialect, rng: np.random.Generator) -> None:  # noqa: ARG002
+        """Make the layer."""
+        self.layer = BatchNorm(self.shape[0], **dialect.options()).eval()
+        if not self.has_biases:
+            self.layer.beta = None
 
     def stored(self) -> dict[str, Array]:
-        """Return biases, unless the layer has none, scales, mean and variance."""
-        biases = {} if self.layer.beta is None else {"biases": self.layer.beta}
-        return biases | {name: getattr(self.layer, own) for name, own in _NORMALIZATION.items()}
+        """Return the arrays of the layer."""
+        own = {"biases": "beta"} | NORMALIZATION
+        return {name: getattr(self.layer, own[name]) for name in self.declared()}
 
     def forward(self, *inputs: Array) -> Array:
         """Normalize."""
@@ -56,64 +66,57 @@ class Batchnorm(Step):
 class Weighted(Step):
     """What ``[convolutional]`` and ``[connected]`` have in common."""
 
-    order: ClassVar[tuple[str, ...]]  # of the arrays in a file
-    layer: Any  # a Conv2d or Dense; with batch norm a Conv2dBatchNorm or DenseBatchNorm
-
-    def __init__(self, section: Section, shape: Shape) -> None:
-        section.refuse("dontload", "dontloadscales", "numload")
+    def __init__(self, section: Section, shape: Shape, product: Product) -> None:
         super().__init__(section, shape)
-        self.activation = Activating(section, "logistic")
-        # With these a layer without batch norm passes for one with: see forward.
-        self.statistics = np.zeros(shape[0]), np.ones(shape[0])
+        self.product = product
 
-    @abstractmethod
-    def infer(self, x: Array, residual: Array | None) -> Array:
-        """Return activation(product + bias + residual) in one pass."""
+    @property
+    def layer(self) -> Layer[Any] | None:  # type: ignore[override]  # read only
+        """What holds the numbers."""
+        return self.product.layer
+
+    @property
+    def flops(self) -> int:
+        """Two for each weight, as often as it is used."""
+        return 2 * math.prod(self.product.shape) * math.prod(self.shape[1:])
+
+    def declared(self) -> dict[str, Shape]:
+        """Return the shapes of the arrays that a file holds."""
+        return self.product.declared()
+
+    def build(self, dialect: Dialect, rng: np.random.Generator) -> None:
+        """Make the layer."""
+        self.product.build(dialect, rng)
 
     def stored(self) -> dict[str, Array]:
         """Return the arrays of the layer."""
-        arrays = {"weights": self.layer.weight, "biases": self.layer.bias}
-        if self.normalized:
-            arrays["biases"] = self.layer.beta
-            arrays |= {name: getattr(self.layer, own) for name, own in _NORMALIZATION.items()}
-        return {name: arrays[name] for name in self.order if name in arrays}
-
-    @property
-    def normalized(self) -> bool:
-        """Whether the layer has batch norm."""
-        return isinstance(self.layer, (Conv2dBatchNorm, DenseBatchNorm))
+        return self.product.stored()
 
     def forward(self, *inputs: Array) -> Array:
         """Multiply, normalize, add the second input if there is one, activate."""
-        x, residual = inputs if len(inputs) == 2 else (inputs[0], None)
-        if self.normalized:
-            y = self.layer.forward(x, residual)[0]
-        else:
-            y = self.infer(x, residual)
-        return self.activation.after(y)
+        return self.product.forward(*inputs)
 
     def fold(self) -> Step:
         """Return a step whose layer has no batch norm."""
         twin = copy.copy(self)
-        folded = self.layer.fold()
-        # An Activation that follows stays with the step, which applies it in the same pass.
-        twin.layer = folded[0] if isinstance(folded, Sequential) else folded
+        twin.product = self.product.fold()
         return twin
 
     def merged(self, following: Step) -> Step | None:
         """Take over a batch norm, or a shortcut as residual, if no activation is between."""
-        if self.activation.name != "linear" or len(self.sources) > 1:
+        if self.product.activation.name != "linear" or len(self.sources) > 1:
             return None
         twin = copy.copy(self)
         twin.section = following.section
         if isinstance(following, Batchnorm):
-            folded = fold_pair(self.layer, following.layer)
-            if folded is None:
+            product = self.product.fold_in(following.layer)
+            if product is None:
                 return None
-            (twin.layer,) = folded
+            twin.product = product
             return twin
         if isinstance(following, Shortcut) and following.is_plain:
-            twin.activation = following.activation
+            twin.product = copy.copy(self.product)
+            twin.product.activation = following.activation
             twin.sources = (*self.sources, *following.sources[1:])
             return twin
         return None
@@ -122,99 +125,87 @@ class Weighted(Step):
 class Convolutional(Weighted):
     """A convolution, with batch norm or a bias, and an activation."""
 
-    order = ("biases", "scales", "rolling_mean", "rolling_variance", "weights")
-    layer: Conv2d | Conv2dBatchNorm
-
     def __init__(self, section: Section, plan: Plan) -> None:
         section.refuse(
-            "antialiasing", "binary", "bin_output", "coordconv", "dot", "flipped",
-            "reverse", "rotate", "stretch", "stretch_sway", "sway", "xnor",
+            "antialiasing", "binary", "bin_output", "coordconv", "dontload", "dontloadscales",
+            "dontsave", "dot", "flipped", "numload", "reverse", "rotate", "stretch",
+            "stretch_sway", "sway", "xnor",
         )  # fmt: skip
         section.refuse_any("share_index")
-        self.takes = c, h, w = plan.image_before(section)
+        self.takes = plan.image_before(section)
         filters = section.integer("filters", 1, least=1)
-        size = section.integer("size", 1, least=1)
-        groups = section.integer("groups", 1, least=1)
-        stride = strides(section)
-        dilation = section.integer("dilation", 1, least=1) if size > 1 else 1
-        padding = section.integer("padding", 0, least=0)
-        if section.flag("pad"):
-            padding = size // 2
-        if c % groups or filters % groups:
-            raise section.error(
-                f"groups is {groups}; expected a divisor of {c} channels and {filters} filters"
-            )
-        if dilation > 1 and 2 * padding != size - 1:
-            # darknet counts the windows as if there were no dilation, which is right for this only.
-            raise section.error(
-                f"dilation is {dilation} and padding {padding}; expected pad=1 and an odd size"
-            )
-        high, wide = (
-            (side + 2 * padding - size) // step + 1
-            for side, step in zip((h, w), stride, strict=True)
-        )
-        super().__init__(section, (filters, high, wide))
-        sizes = c, filters, size
-        options: Any = {
-            "stride": stride,
-            "padding": padding * dilation,
-            "dilation": dilation,
-            "groups": groups,
-            "rng": plan.rng,
-        }
-        if is_normalized(section):
-            options |= {"activation": self.activation.in_layer, **plan.dialect.options()}
-            self.layer = Conv2dBatchNorm(*sizes, **options).eval()
-        else:
-            self.layer = Conv2d(*sizes, **options).eval()
-
-    def infer(self, x: Array, residual: Array | None) -> Array:
-        """Return activation(convolution + bias + residual) in one pass."""
-        layer = self.layer
-        return conv2d_batch_norm_inference(
-            x,
-            layer.weight,
-            *self.statistics,
-            beta=layer.bias,
-            eps=0,
-            activation=self.activation.in_layer,
-            residual=residual,
-            **layer.options,
-        )
+        activation = Activating.of(section, "logistic")
+        window = Window.of(section, self.takes, strides(section), size=1)
+        product = window.product(section, self.takes[0], filters, activation)
+        super().__init__(section, (filters, *window.counts(self.takes)), product)
 
 
 class Connected(Weighted):
     """A dense layer, with batch norm or a bias, and an activation."""
 
-    order = ("biases", "weights", "scales", "rolling_mean", "rolling_variance")
-    layer: Dense | DenseBatchNorm
-
     def __init__(self, section: Section, plan: Plan) -> None:
+        section.refuse("dontload", "dontloadscales", "dontsave", "numload")
         inputs = math.prod(plan.before(section))
         self.takes = (inputs,)
         outputs = section.integer("output", 1, least=1)
-        super().__init__(section, (outputs,))
-        options: Any = {"rng": plan.rng}
-        if is_normalized(section):
-            options |= {"activation": self.activation.in_layer, **plan.dialect.options()}
-            self.layer = DenseBatchNorm(inputs, outputs, **options).eval()
-        else:
-            self.layer = Dense(inputs, outputs, **options).eval()
-
-    def infer(self, x: Array, residual: Array | None) -> Array:
-        """Return activation(x weight^T + bias + residual) in one pass."""
-        layer = self.layer
-        return dense_batch_norm_inference(
-            x,
-            layer.weight,
-            *self.statistics,
-            beta=layer.bias,
-            eps=0,
-            activation=self.activation.in_layer,
-            residual=residual,
-        )
+        activation = Activating.of(section, "logistic")
+        product = DenseProduct((outputs, inputs), is_normalized(section), activation)
+        super().__init__(section, (outputs,), product)
 
 
-def is_normalized(section: Section) -> bool:
-    """Whether there is a batch norm; the fork's cross-iteration one infers as any other."""
-    return section.flag("batch_normalize") or section.flag("cbn")
+class Local(Step):
+    """A convolution with weights of its own at each place, a bias for each output number."""
+
+    def __init__(self, section: Section, plan: Plan) -> None:
+        section.refuse("dontload", "dontsave")
+        self.takes = c, h, w = plan.image_before(section)
+        filters = section.integer("filters", 1, least=1)
+        self.size = section.integer("size", 1, least=1)
+        self.stride = section.integer("stride", 1, least=1)
+        self.padding = section.integer("pad", 0)  # in rows and columns, not a flag
+        self.activation = Activating.of(section, "logistic")
+        if (self.padding, self.size) != (1, 3) and self.padding != 0:
+            # darknet counts the windows of any padding as if size were 3 and pad 1.
+            raise section.error(
+                f"pad is {self.padding} and size {self.size}; expected pad=0, or pad=1 and size=3"
+            )
+        sides = [(side + 2 * self.padding - self.size) // self.stride + 1 for side in (h, w)]
+        super().__init__(section, (filters, *sides))
+        self.weights_shape = (math.prod(sides), filters, c * self.size**2)
+
+    @property
+    def flops(self) -> int:
+        """Two for each weight."""
+        return 2 * math.prod(self.weights_shape)
+
+    def declared(self) -> dict[str, Shape]:
+        """Return the shapes of the arrays that a file holds."""
+        return {"biases": (math.prod(self.shape),), "weights": self.weights_shape}
+
+    def build(self, dialect: Dialect, rng: np.random.Generator) -> None:  # noqa: ARG002
+        """Draw the weights."""
+        bound = np.float32(math.sqrt(2 / self.weights_shape[-1]))
+        self.weights = rng.random(self.weights_shape, np.float32)
+        self.weights *= 2 * bound
+        self.weights -= bound
+        self.biases = np.zeros(math.prod(self.shape), np.float32)
+
+    def stored(self) -> dict[str, Array]:
+        """Return the arrays."""
+        return {"biases": self.biases, "weights": self.weights}
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the arrays as layers name them."""
+        return {"weight": self.weights, "bias": self.biases}
+
+    def fold(self) -> Step:
+        """Return a copy."""
+        twin = copy.copy(self)
+        twin.weights, twin.biases = self.weights.copy(), self.biases.copy()
+        return twin
+
+    def forward(self, *inputs: Array) -> Array:
+        """Multiply each window by its own weights."""
+        y = images.local_product(inputs[0], self.weights, self.size, self.stride, self.padding)
+        y += self.biases.reshape(self.shape[0], -1)
+        return self.activation(y.reshape(len(y), *self.shape))
