@@ -12,7 +12,7 @@ from numba.core import config
 
 from nbnorm import l1_penalty, l2_penalty
 from nbnorm.jit import threads
-from nbnorm.launch.plan import norm_plan
+from nbnorm.launch.norms import norm_plan
 from tests.cases.batch_norm import assert_same_bits
 from tests.cases.norms import FUNCTIONS, draw, results
 
@@ -61,8 +61,8 @@ def test_the_shapes_are_of_their_kinds():
         plan = norm_plan(shape, 4, 2)
         assert plan.parallel
         assert plan.tiles > 4
-        assert (plan.tiling[1] > 1) == kind.endswith("slices")
-        assert (plan.tiling[3] == 0) == (kind == "short")
+        assert (plan.tiling.slices > 1) == kind.endswith("slices")
+        assert (plan.tiling.step == 0) == (kind == "short")
 
 
 def test_any_number_of_threads_gives_the_same_bits():

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from numba.core import config
 
 from nbnorm import l1_normalize_backward, l1_normalize_forward, l2_normalize_forward
-from nbnorm.functional import norms
-from nbnorm.launch import plan
+from nbnorm.launch import norms
 from nbnorm.launch.scratch import Scratch
 from tests.cases.batch_norm import LAYOUTS, assert_same_bits, poisoned, surrounded
 from tests.cases.finite_differences import assert_gradient
@@ -36,15 +35,14 @@ AXES = [1, -1, 0, None, (1, 2), (1, 3), (0, 2), (2, 3), (0, 1, 2, 3), (3, -3, 2)
 @pytest.fixture
 def in_slices(monkeypatch):
     """Plans that cut each strip into slices, as those of large arrays of few strips do."""
-    planned = plan.norm_plan
+    planned = norms.norm_plan
 
     def sliced(*arguments):
         one = planned(*arguments)
-        _, _, in_sample, step = one.tiling
-        if step == 0:
+        if one.tiling.step == 0:
             return one
-        n = arguments[0][0]
-        return one._replace(tiling=(1, 3, in_sample, step), tiles=3 * n * in_sample)
+        strips = arguments[0][0] * one.tiling.sample_strips
+        return one._replace(tiling=one.tiling._replace(strips=1, slices=3), tiles=3 * strips)
 
     monkeypatch.setattr(norms, "norm_plan", sliced)
 
@@ -268,9 +266,9 @@ def test_a_context_serves_any_number_of_times(rng):
     [((2, 200_000, 1), 12), ((1, 5000, 70), 10), ((3, 9000, 9), 4), ((20, 200, 100), 1)],
 )
 def test_few_strips_are_cut_into_slices(shape, slices):
-    chosen = plan.norm_plan(shape, 4, 2)
+    chosen = norms.norm_plan(shape, 4, 2)
     assert chosen.parallel
-    assert (chosen.tiling[1] > 1) == (slices > 1)
+    assert (chosen.tiling.slices > 1) == (slices > 1)
     for order in FUNCTIONS:
         x, dy = draw(shape, "float32")
         found = results(order, x, dy, eps=1e-3)

@@ -10,14 +10,10 @@ import numpy as np
 from nbnorm import checks
 from nbnorm.functional.batch_norm import is_array, unfit
 from nbnorm.functional.parameters import EPS
-from nbnorm.jit.simd import lane_count
-from nbnorm.jit.threads import run
-from nbnorm.kernels.norms import divide as kernels
 from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.launch.layout import Layout, flat, layout_of
+from nbnorm.launch.norms import divide
 from nbnorm.launch.outputs import destination
-from nbnorm.launch.plan import NormPlan, norm_plan
-from nbnorm.launch.scratch import ALIGNMENT, address, scratch
 from nbnorm.typing import Array
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -252,8 +248,8 @@ def l2_normalize_backward(
 
 def _forward(
     function: str,
-    order: Any,
-    kind: type[Context],
+    kind: Any,
+    context_type: type[Context],
     x: Any,
     axis: Any,
     eps: Any,
@@ -267,21 +263,21 @@ def _forward(
 
     layout = layout_of(x.shape, x.strides, axes, ascending=False)
     n, _, s = layout.shape
-    context = kind(x, np.empty(n * s), layout, axes)
+    context = context_type(x, np.empty(n * s), layout, axes)
     y = destination(out, x.shape, x.dtype, layout.order)
     if x.size:
-        _divide(y.written, context.norms, None, flat(x, layout), layout.shape, eps, order)
+        divide(y.written, context.norms, None, flat(x, layout), layout.shape, kind, eps)
     else:  # sums of nothing
-        context.norms.fill(eps if isinstance(order, L1) else math.sqrt(eps))
+        context.norms.fill(eps if isinstance(kind, L1) else math.sqrt(eps))
     return y.deliver(), context
 
 
 def _backward(
-    function: str, order: Any, kind: type[NormalizeContext], dy: Any, context: Any, out: Any
+    function: str, kind: Any, context_type: type[NormalizeContext], dy: Any, context: Any, out: Any
 ) -> Array:
-    if type(context) is not kind:
+    if type(context) is not context_type:
         forward = function.replace("backward", "forward")
-        expected = f"the {kind.__name__} of an {forward}"
+        expected = f"the {context_type.__name__} of an {forward}"
         raise checks.wrong_type(function, "context", context, expected)
     if not _fits(context):
         raise unfit(function, context)
@@ -293,7 +289,7 @@ def _backward(
 
     dx = destination(out, x.shape, x.dtype, layout.order)
     if x.size:
-        _divide(dx.written, norms, flat(dy, layout), flat(x, layout), layout.shape, 0.0, order)
+        divide(dx.written, norms, flat(dy, layout), flat(x, layout), layout.shape, kind, 0.0)
     return dx.deliver()
 
 
@@ -318,46 +314,3 @@ def _summed_axes(function: str, x: Array, axis: Any) -> tuple[int, ...]:
     if x.ndim == 1:
         raise checks.wrong_value(function, "x", x, "two axes or more where axis is None")
     return tuple(range(1, x.ndim))
-
-
-def _divide(
-    out: Array,
-    norms: Array,
-    dy: Array | None,
-    x: Array,
-    shape: tuple[int, int, int],
-    eps: float,
-    order: Any,
-) -> None:
-    """Y and its norms, or dx where there is a dy."""
-    plan = norm_plan(shape, x.itemsize, 2 if dy is None else 3)
-    _, slices, _, step = plan.tiling
-    lanes = lane_count(x.itemsize)
-    rows = scratch.take("rows", (plan.tiles, lanes), np.float64)
-    parts = scratch.take("parts", (plan.tiles, lanes), np.float64)
-    short = plan.tiles * shape[1] * lanes if step == 0 else 0
-    turned = scratch.take("turned", (short,), x.dtype)
-    turned_dy = None if dy is None else scratch.take("turned dy", (short,), x.dtype)
-    stream = _streams(out, plan, shape)
-
-    def each(summing: bool, writing: bool) -> None:
-        run(
-            kernels.divide_by_norms, kernels.divide_by_norms_parallel, plan.tiles, plan.parallel,
-            out, norms, rows, parts, turned, turned_dy, dy, x, eps, order, summing, writing,
-            stream, plan.tiling, shape,
-        )  # fmt: skip
-
-    if slices == 1:
-        each(True, True)
-    else:
-        each(True, False)
-        kernels.add_parts(parts, slices)
-        each(False, True)
-
-
-def _streams(out: Array, plan: NormPlan, shape: tuple[int, int, int]) -> bool:
-    """Whether to write past the caches: if all vectors of an output so large are on cache lines."""
-    if not plan.streamed:
-        return False
-    steps = (shape[1] * shape[2] * out.itemsize, plan.tiling[3] * out.itemsize)
-    return address(out) % ALIGNMENT == 0 and all(step % ALIGNMENT == 0 for step in steps)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from nbnorm import checks
-from nbnorm.jit.threads import run
-from nbnorm.kernels.norms import penalties as kernels
 from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.launch.layout import flat, layout_of
-from nbnorm.launch.machine import PARALLEL_FROM_VALUES, TILE_VALUES
+from nbnorm.launch.norms import penalize
 from nbnorm.launch.outputs import destination
-from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
 WEIGHT = "a finite number, 0 or more"
@@ -88,7 +83,7 @@ def l2_penalty(x: Array, weight: float, *, out: Array | None = None) -> tuple[fl
 
 
 def _penalty(
-    function: str, order: Any, x: Array, weight: Any, out: Array | None
+    function: str, kind: Any, x: Array, weight: Any, out: Array | None
 ) -> tuple[float, Array]:
     check_penalized(function, x)
     weight = checks.number(function, "weight", weight, WEIGHT)
@@ -96,21 +91,21 @@ def _penalty(
         checks.writable(function, "out", out, x.shape, x.dtype, {"x": x}, over=("x",))
     layout = layout_of(x.shape, x.strides, (0,))
     gradient = destination(out, x.shape, x.dtype, layout.order)
-    loss = penalize(gradient.written, None, flat(x, layout), weight, order)
+    loss = penalize(gradient.written, None, flat(x, layout), weight, kind)
     return loss, gradient.deliver()
 
 
-def penalty_loss(x: Array, weight: float, order: Any) -> float:
+def penalty_loss(x: Array, weight: float, kind: Any) -> float:
     """The loss alone."""
     layout = layout_of(x.shape, x.strides, (0,))
-    return penalize(None, None, flat(x, layout), weight, order)
+    return penalize(None, None, flat(x, layout), weight, kind)
 
 
-def add_penalty_gradient(dy: Array, x: Array, weight: float, order: Any) -> Array:
+def add_penalty_gradient(dy: Array, x: Array, weight: float, kind: Any) -> Array:
     """A new array: dy and the gradient of the penalty of x."""
     layout = layout_of(x.shape, x.strides, (0,))
     dx = destination(None, x.shape, x.dtype, layout.order)
-    penalize(dx.written, flat(dy, layout), flat(x, layout), weight, order)
+    penalize(dx.written, flat(dy, layout), flat(x, layout), weight, kind)
     return dx.out
 
 
@@ -119,18 +114,3 @@ def check_penalized(function: str, x: Any) -> None:
     checks.array(function, "x", x)
     if x.ndim == 0:
         raise checks.wrong_value(function, "x", x, "one axis or more")
-
-
-def penalize(
-    gradient: Array | None, dy: Array | None, x: Array, weight: float, order: Any
-) -> float:
-    """The loss of flat arrays; the gradient is written, dy added to it."""
-    tiles = -(-x.size // TILE_VALUES)
-    sums = scratch.take("sums", (tiles,), np.float64)
-    run(
-        kernels.penalize, kernels.penalize_parallel, tiles,
-        x.size >= PARALLEL_FROM_VALUES, sums, gradient, dy, x, weight, order,
-        TILE_VALUES,
-    )  # fmt: skip
-    total = float(sums.sum())
-    return weight * total if isinstance(order, L1) else weight / 2 * total

@@ -78,7 +78,14 @@ from nbnorm.kernels.gemm.gemm import (
     multiply_few_parallel,
     multiply_parallel,
 )
-from nbnorm.kernels.norms.divide import add_parts, divide_by_norms, divide_by_norms_parallel
+from nbnorm.kernels.norms.divide import (
+    NormTiling,
+    NormWorkspace,
+    Passes,
+    add_parts,
+    divide_by_norms,
+    divide_by_norms_parallel,
+)
 from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.kernels.norms.penalties import penalize, penalize_parallel
 
@@ -91,6 +98,9 @@ __all__ = [
     "LeakyReLU",
     "Matrix",
     "Mish",
+    "NormTiling",
+    "NormWorkspace",
+    "Passes",
     "ReLU",
     "SiLU",
     "add_columns",

@@ -47,10 +47,6 @@ FEW_CHANNELS = 8
 MOST_ROWS = 256
 MIN_ROWS = 16
 
-# Up to so many contiguous values with a norm of their own are transposed first: with 48, a value
-# takes 0.2 to 0.3 ns either way; with 8, it takes 0.4 transposed and 1.6 as it lies.
-SHORT_FIBRE = 48
-
 
 class Plan(NamedTuple):
     """How the kernels of a shape run.
@@ -104,54 +100,6 @@ def elementwise_plan(shape: tuple[int, int, int], itemsize: int) -> Plan:
     """The plan for kernels that only write, each channel's constants being known."""
     sliced = _sliced_columns if _is_columns(shape[2], itemsize) else _sliced_planes
     return sliced(shape, itemsize, 2)
-
-
-class NormPlan(NamedTuple):
-    """How the kernel of L1 and L2 normalization runs: see kernels/norms/divide.py.
-
-    tiling      (height, slices, in_sample, step)
-    tiles       of the kernel
-    parallel    whether it is worth more than one thread
-    streamed    whether to write past the caches, alignment permitting
-    """
-
-    tiling: tuple[int, int, int, int]
-    tiles: int
-    parallel: bool
-    streamed: bool
-
-
-@functools.lru_cache(maxsize=4096)
-def norm_plan(shape: tuple[int, int, int], itemsize: int, arrays: int) -> NormPlan:
-    """The plan for n s norms of c values each."""
-    n, c, s = shape
-    lanes = lane_count(itemsize)
-    values = math.prod(shape)
-    parallel = values >= PARALLEL_FROM_VALUES
-    if s == 1 and c <= SHORT_FIBRE:
-        in_sample, step, strips = 1, 0, -(-n // lanes)
-    else:
-        together = 2 * s <= lanes
-        in_sample = 1 if together else -(-s // lanes)
-        step = lanes // s * s if together else s
-        strips = n * in_sample
-    height = slices = 1
-    if not parallel:
-        height = strips
-    elif strips >= BALANCED_TILES or step == 0:
-        wanted = max(
-            BALANCED_TILES,
-            min(MOST_SLICES, values * itemsize // TILE_BYTES),
-        )
-        height = max(1, strips // wanted)
-    else:
-        slices = max(1, min(MOST_SLICES, values // SHORTEST_SLICE_VALUES) // strips)
-    return NormPlan(
-        (height, slices, in_sample, step),
-        -(-strips // height) * slices,
-        parallel,
-        is_streamed(shape, itemsize, arrays, c if s == 1 else s),
-    )
 
 
 def _is_columns(s: int, itemsize: int) -> bool:

@@ -1,6 +1,6 @@
 """Division by the L1 or L2 norm, and its gradient.
 
-An array is seen as (n, c, s), as in layout.py, where c now counts the values that are summed: it
+An array is seen as (n, c, s), as in channels.py, where c now counts the values that are summed: it
 has n s *fibres* of c values each, s values apart, and
 
     forward    d = sum(|x|) + eps  or  sqrt(sum(x^2) + eps)     y = x / d
@@ -16,12 +16,8 @@ Where fibres are short and s is 1, the first form would leave most lanes empty: 
 transposed in scratch and are then a strip of the third form.
 
 A strip is summed, its norms are found and it is written before the next one begins, so that the
-second look at it finds it in cache. Where there are too few strips for several threads they are
+second pass over it finds it in cache. Where there are too few strips for several threads they are
 cut into slices, and the kernel runs twice: once to sum, and once to write.
-
-`tiling` = (height, slices, in_sample, step): a tile is `height` strips, or one of the `slices` of
-one strip. There are `in_sample` strips in a sample, and a strip's vectors begin `step` values
-apart: s, or as many times s as fit a vector. Step 0 stands for fibres that are transposed.
 
 Lanes add in the data's type for `CHAIN` vectors at most and are then carried in float64, as in
 sums.py. Where float32 has no such sums, of squares above all, the strip is summed again in float64:
@@ -29,6 +25,8 @@ any sum beyond its range, and those below it where eps does not hide them.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from nbnorm.jit.elementary import narrow
 from nbnorm.jit.options import driver, inlined, prange, worker
@@ -45,7 +43,7 @@ from nbnorm.jit.simd import (
 )
 from nbnorm.kernels.batch_norm.sums import CHAIN
 from nbnorm.kernels.gemm.packing import transpose
-from nbnorm.kernels.norms.kinds import add, root, without
+from nbnorm.kernels.norms.kinds import add, root, roots, subtract_projection
 
 # 1 / d leaves the normal range of float32 where d is near either end of it: x is then multiplied
 # by a power of two first, which changes none of its digits.
@@ -56,6 +54,63 @@ _SMALLEST = 5e-324
 # Sums of float32 numbers that are taken as they are: none of the summands that matter has lost a
 # digit to the ends of the range.
 _HIGHEST, _LOWEST = 2.0**126, 2.0**-80
+
+
+class NormTiling(NamedTuple):
+    """How strips are shared out: a tile is `strips` of them, or one of the `slices` of one strip.
+
+    sample_strips  strips in a sample
+    step           from one vector of a strip to the next: s values, or as many times s as fit a
+                   vector; 0 where fibres are transposed
+    """
+
+    strips: Any
+    slices: Any
+    sample_strips: Any
+    step: Any
+
+
+class NormWorkspace(NamedTuple):
+    """Scratch for each tile.
+
+    lanes          (tiles, lanes) float64
+    sums           (tiles, lanes) float64: those of slices, for the second run
+    transposed     (tiles c lanes,) of the data's type, for short fibres
+    transposed_dy  the same for dy, or None in the forward
+    """
+
+    lanes: Any
+    sums: Any
+    transposed: Any
+    transposed_dy: Any
+
+
+class Passes(NamedTuple):
+    """What a run of the kernel does.
+
+    summing    whether it sums; if not, it takes the sums of the first slice in the workspace
+    writing    whether it writes; if not, it leaves its sums in the workspace
+    streaming  whether it writes past the caches
+    """
+
+    summing: Any
+    writing: Any
+    streaming: Any
+
+
+class _Strip(NamedTuple):
+    """The norms fibre..fibre+fibres-1, of the values first..last-1 or a slice of them.
+
+    A vector takes `count` values, and the next one begins `step` values on; where `count` is more
+    than `fibres`, it has several values of each.
+    """
+
+    fibre: Any
+    fibres: Any
+    first: Any
+    last: Any
+    step: Any
+    count: Any
 
 
 @inlined
@@ -79,16 +134,16 @@ def _reciprocals(d):
 
 
 @inlined
-def _add(sums, dy, x, i, count, others, lift, factor, order):
+def _add(sums, dy, x, i, count, others, lift, factor, kind):
     """Adds what belongs to ``x[i : i + count]`` to the lanes of `sums`: |x|, x^2, or dy y."""
     v = load_part(x, i, count, others)
     if dy is None:
-        return add(sums, v, order)
+        return add(kind, sums, v)
     return fma(load_part(dy, i, count, others), v * lift * factor, sums)
 
 
 @inlined
-def _sum(dy, x, first, last, step, count, lift, factor, order):
+def _sum(dy, x, first, last, step, count, lift, factor, kind):
     """Lane by lane the sums of a strip, `count` values at a time and `step` values apart.
 
     Lanes beyond the count are not 0, so that they do not seem to lack digits.
@@ -101,21 +156,21 @@ def _sum(dy, x, first, last, step, count, lift, factor, order):
         end = min(i + CHAIN * step, last)
         sums = zero
         while i + count <= end:
-            sums = _add(sums, dy, x, i, count, one, lift, factor, order)
+            sums = _add(sums, dy, x, i, count, one, lift, factor, kind)
             i += step
         carried = carried + widen(sums)
     if i < last:
-        carried = carried + widen(_add(zero, dy, x, i, last - i, zero, lift, factor, order))
+        carried = carried + widen(_add(zero, dy, x, i, last - i, zero, lift, factor, kind))
     return carried
 
 
 @inlined
-def _sum_widened(x, first, last, step, count, order):
+def _sum_widened(x, first, last, step, count, kind):
     """The same sums of |x| or x^2, in float64 throughout."""
     zero = splat(x, 0.0)
     sums = widen(zero)
     for i in range(first, last, step):
-        sums = add(sums, widen(load_part(x, i, min(count, last - i), zero)), order)
+        sums = add(kind, sums, widen(load_part(x, i, min(count, last - i), zero)))
     return sums
 
 
@@ -134,14 +189,14 @@ def _lacking(sums, eps):
 
 
 @inlined
-def _divide(out, dy, x, i, count, lift, factor, along, order, stream):
+def _divide(out, dy, x, i, count, lift, factor, projection, kind, stream):
     """Writes ``out[i : i + count]``: y, or dx if there is a dy."""
     zero = splat(x, 0.0)
     v = load_part(x, i, count, zero)
     result = v * lift * factor
     if dy is not None:
         g = load_part(dy, i, count, zero)
-        result = without(g, v, result, along, order) * lift * factor
+        result = subtract_projection(kind, g, v, result, projection) * lift * factor
     if stream:
         store_stream(out, i, result)
     else:
@@ -149,159 +204,157 @@ def _divide(out, dy, x, i, count, lift, factor, along, order, stream):
 
 
 @inlined
-def _write(out, dy, x, first, last, step, count, lift, factor, along, order, stream):
+def _write(out, dy, x, first, last, step, count, lift, factor, projection, kind, stream):
     """Writes a strip, its last values first: they are in cache where not all of it is."""
     i = first + (last - first - 1) // step * step
     if i + count > last:
-        _divide(out, dy, x, i, last - i, lift, factor, along, order, False)
+        _divide(out, dy, x, i, last - i, lift, factor, projection, kind, False)
         i -= step
     while i >= first:
-        _divide(out, dy, x, i, count, lift, factor, along, order, stream)
+        _divide(out, dy, x, i, count, lift, factor, projection, kind, stream)
         i -= step
 
 
 @inlined
-def _fold(sums, row, step, s):
-    """Adds up the lanes of each of s fibres; its sum stands in all of them."""
-    store_part(row, 0, sums, step)
-    for fibre in range(s):
-        for lane in range(fibre + s, step, s):
+def _add_lanes(sums, row, count, fibres):
+    """Adds up the lanes of each fibre among `count`; its sum stands in all of them."""
+    store_part(row, 0, sums, count)
+    for fibre in range(fibres):
+        for lane in range(fibre + fibres, count, fibres):
             row[fibre] += row[lane]
-    for lane in range(s, step):
-        row[lane] = row[lane - s]
-    return load_part(row, 0, step, sums)
+    for lane in range(fibres, count):
+        row[lane] = row[lane - fibres]
+    return load_part(row, 0, count, sums)
 
 
 @inlined
-def _spread(norm, at, row, step, s):
-    """The norms of s fibres in all of their lanes."""
-    for lane in range(step):
-        row[lane] = norm[at + lane % s]
+def _norms_of_lanes(norms, row, strip, others):
+    """The norm of the fibre that each lane belongs to; further lanes are those of `others`."""
+    if strip.count <= strip.fibres:
+        return load_part(norms, strip.fibre, strip.fibres, others)
+    for lane in range(strip.count):
+        row[lane] = norms[strip.fibre + lane % strip.fibres]
+    return load_part(row, 0, strip.count, others)
 
 
 @inlined
-def _divide_fibre(out, norm, part, dy, x, fibre, first, last, summing, writing, stream, eps, order):
+def _divide_fibre(out, norms, sums_row, dy, x, kind, eps, passes, fibre, first, last):
     """Sums, or writes, or both, x[first : last]: a fibre of neighbours or a slice of one."""
     width = lanes(x)
     zero = splat(x, 0.0)
-    lift, factor, along = zero, zero, zero
+    lift, factor, projection = zero, zero, zero
     if dy is not None:
-        one_lift, one_factor = _reciprocal(norm[fibre])
+        one_lift, one_factor = _reciprocal(norms[fibre])
         lift, factor = splat(x, one_lift), splat(x, one_factor)
-    if summing:
-        sums = _sum(dy, x, first, last, width, width, lift, factor, order)
+    if passes.summing:
+        sums = _sum(dy, x, first, last, width, width, lift, factor, kind)
         if dy is None and x.itemsize < 8 and not _lowest(eps) <= total(sums) < _HIGHEST:
-            sums = _sum_widened(x, first, last, width, width, order)
+            sums = _sum_widened(x, first, last, width, width, kind)
     else:
-        sums = load_part(part, 0, width, widen(zero))
-    if not writing:
-        store_part(part, 0, sums, width)
+        sums = load_part(sums_row, 0, width, widen(zero))
+    if not passes.writing:
+        store_part(sums_row, 0, sums, width)
         return
     if dy is None:
-        norm[fibre] = root(total(sums) + eps, order)
-        one_lift, one_factor = _reciprocal(norm[fibre])
+        norms[fibre] = root(kind, total(sums) + eps)
+        one_lift, one_factor = _reciprocal(norms[fibre])
         lift, factor = splat(x, one_lift), splat(x, one_factor)
     else:
-        along = splat(x, total(sums))
-    _write(out, dy, x, first, last, width, width, lift, factor, along, order, stream)
+        projection = splat(x, total(sums))
+    _write(out, dy, x, first, last, width, width, lift, factor, projection, kind, passes.streaming)
 
 
 @inlined
-def _divide_strip(
-    out, norm, at, count, row, part, dy, x, first, last, step, used, summing, writing, stream,
-    eps, order,
-):  # fmt: skip
-    """The same for `count` fibres whose norms are ``norm[at : at + count]``.
-
-    A vector has `used` values; if that is more than `count`, several of each fibre.
-    """
+def _divide_strip(out, norms, row, sums_row, dy, x, kind, eps, passes, strip):
+    """The same for a strip of several fibres."""
+    _, _, first, last, step, count = strip
     width = lanes(x)
     zero = splat(x, 0.0)
-    lift, factor, along = zero, zero, zero
+    lift, factor, projection = zero, zero, zero
     if dy is not None:
-        if used > count:
-            _spread(norm, at, row, used, count)
-            d = load_part(row, 0, used, widen(zero))
-        else:
-            d = load_part(norm, at, count, widen(zero))
-        wide_lift, wide_factor = _reciprocals(d)
+        wide_lift, wide_factor = _reciprocals(_norms_of_lanes(norms, row, strip, widen(zero)))
         lift, factor = narrow(x, wide_lift), narrow(x, wide_factor)
-    if not summing:
-        sums = load_part(part, 0, width, widen(zero))
-    elif used == width:
-        sums = _sum(dy, x, first, last, step, width, lift, factor, order)
+    if not passes.summing:
+        sums = load_part(sums_row, 0, width, widen(zero))
+    elif count == width:
+        sums = _sum(dy, x, first, last, step, width, lift, factor, kind)
     else:
-        sums = _sum(dy, x, first, last, step, used, lift, factor, order)
-    if dy is None and summing and x.itemsize < 8:
+        sums = _sum(dy, x, first, last, step, count, lift, factor, kind)
+    if dy is None and passes.summing and x.itemsize < 8:
         lacking = _lacking(sums, eps)
         if total(lacking) > 0.0:  # only these, so that no fibre depends on its neighbours
-            again = _sum_widened(x, first, last, step, used, order)
+            again = _sum_widened(x, first, last, step, count, kind)
             sums = select(lacking > splat(sums, 0.5), again, sums)
-    if not writing:
-        store_part(part, 0, sums, width)
+    if not passes.writing:
+        store_part(sums_row, 0, sums, width)
         return
-    if used > count:
-        sums = _fold(sums, row, used, count)
+    if count > strip.fibres:
+        sums = _add_lanes(sums, row, count, strip.fibres)
     if dy is None:
-        d = root(sums + splat(sums, eps), order)
-        store_part(norm, at, d, count)
+        d = roots(kind, sums + splat(sums, eps))
+        store_part(norms, strip.fibre, d, strip.fibres)
         wide_lift, wide_factor = _reciprocals(d)
         lift, factor = narrow(x, wide_lift), narrow(x, wide_factor)
     else:
-        along = narrow(x, sums)
-    if used == width:
-        _write(out, dy, x, first, last, step, width, lift, factor, along, order, stream)
+        projection = narrow(x, sums)
+    if count == width:
+        _write(
+            out, dy, x, first, last, step, width, lift, factor, projection, kind,
+            passes.streaming,
+        )  # fmt: skip
     else:
-        _write(out, dy, x, first, last, step, used, lift, factor, along, order, False)
+        _write(out, dy, x, first, last, step, count, lift, factor, projection, kind, False)
+
+
+@inlined
+def _divide_short_fibres(out, norms, work, tile, dy, x, kind, eps, fibre, count, c):
+    """`count` fibres of c neighbours each, transposed and back."""
+    width = lanes(x)
+    row, sums_row = work.lanes[tile], work.sums[tile]
+    first = tile * c * width
+    strip = _Strip(fibre, count, first, first + c * width, width, count)
+    whole = Passes(True, True, False)
+    transpose(work.transposed, first, width, x, fibre * c, c, count, c, width)
+    if dy is not None:
+        transpose(work.transposed_dy, first, width, dy, fibre * c, c, count, c, width)
+    _divide_strip(
+        work.transposed, norms, row, sums_row, work.transposed_dy, work.transposed, kind, eps,
+        whole, strip,
+    )  # fmt: skip
+    transpose(out, fibre * c, c, work.transposed, first, width, c, count, c)
 
 
 @worker
-def divide_by_norms(
-    lo, hi, out, norm, rows, parts, turned, turned_dy, dy, x, eps, order, summing, writing, stream,
-    tiling, shape,
-):  # fmt: skip
+def divide_by_norms(lo, hi, out, norms, dy, x, kind, eps, work, passes, tiling, shape):
     """Y, or dx where there is a dy; tile t is slice ``t % slices`` of some strips.
 
     lo, hi    tiles
     out       (n c s,), written: y, or dx; may be x in the forward, dy in the backward
-    norm      (n s,) float64: d, written in the forward, read in the backward
-    rows      (tiles, lanes) float64, scratch
-    parts     (tiles, lanes) float64: the sums of slices
-    turned    (tiles c lanes,) of the data's type, scratch for short fibres
-    turned_dy the same for dy, or None in the forward
+    norms     (n s,) float64: d, written in the forward, read in the backward
     dy        (n c s,), or None in the forward
     x         (n c s,)
+    kind      L1() or L2()
     eps       added to the sum, not used in the backward
-    order     L1() or L2()
-    summing   whether to sum; if not, the sums are in the first of the parts
-    writing   whether to write; if not, the sums are left in parts
-    stream    whether to write past the caches
-    tiling    (height, slices, in_sample, step), see above
+    work      a `NormWorkspace`
+    passes    a `Passes`
+    tiling    a `NormTiling`
     shape     (n, c, s)
     """
     n, c, s = shape
-    height, slices, in_sample, step = tiling
+    slices, step = tiling.slices, tiling.step
     width = lanes(x)
     for tile in range(lo, hi):
-        row = rows[tile]
         slice_ = tile % slices
-        part = parts[tile if summing else tile - slice_]
-        strip = tile // slices * height
-        last_strip = min(strip + height, -(-n // width) if step == 0 else n * in_sample)
+        strip = tile // slices * tiling.strips
         if step == 0:
-            begin = tile * c * width
-            end = begin + c * width
-            for fibre in range(strip * width, min(last_strip * width, n), width):
+            last_fibre = min((strip + tiling.strips) * width, n)
+            for fibre in range(strip * width, last_fibre, width):
                 count = min(width, n - fibre)
-                transpose(turned, begin, width, x, fibre * c, c, count, c, width)
-                if dy is not None:
-                    transpose(turned_dy, begin, width, dy, fibre * c, c, count, c, width)
-                _divide_strip(
-                    turned, norm, fibre, count, row, part, turned_dy, turned, begin, end, width,
-                    count, True, True, False, eps, order,
-                )  # fmt: skip
-                transpose(out, fibre * c, c, turned, begin, width, c, count, c)
+                _divide_short_fibres(out, norms, work, tile, dy, x, kind, eps, fibre, count, c)
             continue
+        row = work.lanes[tile]
+        sums_row = work.sums[tile if passes.summing else tile - slice_]
+        last_strip = min(strip + tiling.strips, n * tiling.sample_strips)
         together = step > s
         size = c * s
         steps = -(-size // step)
@@ -312,19 +365,21 @@ def divide_by_norms(
             for fibre in range(strip, last_strip):
                 start = fibre * c
                 _divide_fibre(
-                    out, norm, part, dy, x, fibre, start + first, start + last, summing, writing,
-                    stream, eps, order,
+                    out, norms, sums_row, dy, x, kind, eps, passes, fibre, start + first,
+                    start + last,
                 )  # fmt: skip
             continue
-        sample = strip // in_sample
-        column = (strip - sample * in_sample) * width
+        sample = strip // tiling.sample_strips
+        column = (strip - sample * tiling.sample_strips) * width
         for _ in range(strip, last_strip):
             start = sample * size
-            count = s if together else min(width, s - column)
+            fibres = s if together else min(width, s - column)
             _divide_strip(
-                out, norm, sample * s + column, count, row, part, dy, x, start + first + column,
-                start + min(last + column, size), step, step if together else count, summing,
-                writing, stream, eps, order,
+                out, norms, row, sums_row, dy, x, kind, eps, passes,
+                _Strip(
+                    sample * s + column, fibres, start + first + column,
+                    start + min(last + column, size), step, step if together else fibres,
+                ),
             )  # fmt: skip
             column += width
             if column >= s:
@@ -333,22 +388,16 @@ def divide_by_norms(
 
 
 @driver
-def divide_by_norms_parallel(
-    tiles, out, norm, rows, parts, turned, turned_dy, dy, x, eps, order, summing, writing, stream,
-    tiling, shape,
-):  # fmt: skip
+def divide_by_norms_parallel(tiles, out, norms, dy, x, kind, eps, work, passes, tiling, shape):
     """`divide_by_norms` over all tiles."""
     for tile in prange(tiles):
-        divide_by_norms(
-            tile, tile + 1, out, norm, rows, parts, turned, turned_dy, dy, x, eps, order, summing,
-            writing, stream, tiling, shape,
-        )  # fmt: skip
+        divide_by_norms(tile, tile + 1, out, norms, dy, x, kind, eps, work, passes, tiling, shape)
 
 
 @worker
-def add_parts(parts, slices):
-    """Adds the slices of each strip, in order, to its first."""
-    for first in range(0, len(parts), slices):
+def add_parts(sums, slices):
+    """Adds the sums of the slices of each strip, in order, to its first."""
+    for first in range(0, len(sums), slices):
         for slice_ in range(first + 1, first + slices):
-            for lane in range(parts.shape[1]):
-                parts[first, lane] += parts[slice_, lane]
+            for lane in range(sums.shape[1]):
+                sums[first, lane] += sums[slice_, lane]

@@ -1,7 +1,12 @@
-"""What tells the L1 norm from the L2 norm, for vectors.
+"""The operations that differ between the L1 and the L2 norm.
 
-As an activation, an order reaches a kernel as an instance of one of the tuples below, and Numba
-compiles the kernel once for each.
+A kind of norm reaches a kernel as an instance of one of the classes below, as an activation does,
+and Numba compiles the kernel once for each. The methods take and return vectors, but for `root`:
+
+add                  sums plus the summands of v
+root, roots          the norm of a sum, a number or a vector
+subtract_projection  the gradient g of y less `projection` times that of the norm, where y = v / d
+penalty_gradient     the gradient of weight sum(|v|), or of weight / 2 sum(v^2)
 """
 
 from __future__ import annotations
@@ -12,15 +17,6 @@ from typing import Any, NamedTuple
 from nbnorm.jit.elementary import absolute, square_root
 from nbnorm.jit.options import by_type, inlined
 from nbnorm.jit.simd import fma, select, splat
-from nbnorm.jit.vectors import Vector, VectorType
-
-
-class L1(NamedTuple):
-    """sum(|x|)."""
-
-
-class L2(NamedTuple):
-    """sqrt(sum(x^2))."""
 
 
 @inlined
@@ -30,83 +26,89 @@ def signed(v, value):
     return select(v > zero, value, select(v < zero, zero - value, v * zero))
 
 
-def _add_magnitude(sums, v, order):
-    return sums + absolute(v)
+class L1(NamedTuple):
+    """sum(|x|)."""
+
+    def add(self, sums, v):
+        return sums + absolute(v)
+
+    def root(self, total):
+        return total
+
+    def roots(self, totals):
+        return totals
+
+    def subtract_projection(self, g, v, y, projection):
+        return g - signed(v, projection)
+
+    def penalty_gradient(self, v, weight):
+        return signed(v, weight)
 
 
-def _add_square(sums, v, order):
-    return fma(v, v, sums)
+class L2(NamedTuple):
+    """sqrt(sum(x^2))."""
+
+    def add(self, sums, v):
+        return fma(v, v, sums)
+
+    def root(self, total):
+        return math.sqrt(total)
+
+    def roots(self, totals):
+        return square_root(totals)
+
+    def subtract_projection(self, g, v, y, projection):
+        return g - y * projection
+
+    def penalty_gradient(self, v, weight):
+        return v * weight
 
 
-def _same(value, order):
-    return value
-
-
-def _root(value, order):
-    return math.sqrt(value)
-
-
-def _roots(value, order):
-    return square_root(value)
-
-
-def _subtract_sign(g, v, y, along, order):
-    return g - signed(v, along)
-
-
-def _subtract_multiple(g, v, y, along, order):
-    return g - y * along
-
-
-def _weigh_sign(v, weight, order):
-    return signed(v, weight)
-
-
-def _weigh(v, weight, order):
-    return v * weight
-
-
-_SUMMANDS: dict[type, Any] = {L1: _add_magnitude, L2: _add_square}
-_ROOTS: dict[type, Any] = {L1: (_same, _same), L2: (_root, _roots)}  # of a number, of a vector
-_DIRECTIONS: dict[type, Any] = {L1: _subtract_sign, L2: _subtract_multiple}
-_PENALTIES: dict[type, Any] = {L1: _weigh_sign, L2: _weigh}
-
-
-def add(sums: Any, v: Any, order: Any) -> Any:
+def add(kind: Any, sums: Any, v: Any) -> Any:
     """Sums plus abs(v) or v^2."""
-    return _SUMMANDS[type(order)](sums, v, order)
+    return kind.add(sums, v)
 
 
-def root(value: Any, order: Any) -> Any:
-    """The norm of what has such a sum, a number or a vector."""
-    return _ROOTS[type(order)][isinstance(value, Vector)](value, order)
+def root(kind: Any, total: Any) -> Any:
+    """The norm whose sum is a number."""
+    return kind.root(total)
 
 
-def without(g: Any, v: Any, y: Any, along: Any, order: Any) -> Any:
-    """The gradient `g` of y less `along` times that of the norm: sign(v), or y."""
-    return _DIRECTIONS[type(order)](g, v, y, along, order)
+def roots(kind: Any, totals: Any) -> Any:
+    """The norms whose sums are a vector."""
+    return kind.roots(totals)
 
 
-def penalty_gradient(v: Any, weight: Any, order: Any) -> Any:
+def subtract_projection(kind: Any, g: Any, v: Any, y: Any, projection: Any) -> Any:
+    """The gradient `g` of y less `projection` times that of the norm: sign(v), or y."""
+    return kind.subtract_projection(g, v, y, projection)
+
+
+def penalty_gradient(kind: Any, v: Any, weight: Any) -> Any:
     """The gradient of weight sum(|v|), or of weight / 2 sum(v^2)."""
-    return _PENALTIES[type(order)](v, weight, order)
+    return kind.penalty_gradient(v, weight)
 
 
 @by_type(add)
-def _overload_add(sums, v, order):
-    return _SUMMANDS[order.instance_class]
+def _overload_add(kind, sums, v):
+    return kind.instance_class.add
 
 
 @by_type(root)
-def _overload_root(value, order):
-    return _ROOTS[order.instance_class][isinstance(value, VectorType)]
+def _overload_root(kind, total):
+    return kind.instance_class.root
 
 
-@by_type(without)
-def _overload_without(g, v, y, along, order):
-    return _DIRECTIONS[order.instance_class]
+@by_type(roots)
+def _overload_roots(kind, totals):
+    return kind.instance_class.roots
+
+
+@by_type(subtract_projection)
+def _overload_subtract_projection(kind, g, v, y, projection):
+    return kind.instance_class.subtract_projection
 
 
 @by_type(penalty_gradient)
-def _overload_penalty_gradient(v, weight, order):
-    return _PENALTIES[order.instance_class]
+def _overload_penalty_gradient(kind, v, weight):
+    return kind.instance_class.penalty_gradient

@@ -1,4 +1,4 @@
-"""The L1 and L2 penalty of an array and their gradients, in one sweep.
+"""The L1 and L2 penalty of an array and their gradients, in one pass.
 
     sum(|x|)   and   weight sign(x)
     sum(x^2)   and   weight x
@@ -15,20 +15,20 @@ from nbnorm.kernels.norms.kinds import add, penalty_gradient
 
 
 @inlined
-def _penalize(sums, gradient, dy, x, i, count, weight, order):
+def _penalize(sums, gradient, dy, x, i, count, weight, kind):
     """Adds ``x[i : i + count]`` to the sums and writes its gradient."""
     zero = splat(x, 0.0)
     v = load_part(x, i, count, zero)
     if gradient is not None:
-        g = penalty_gradient(v, weight, order)
+        g = penalty_gradient(kind, v, weight)
         if dy is not None:
             g = g + load_part(dy, i, count, zero)
         store_part(gradient, i, g, count)
-    return add(sums, widen(v), order)
+    return add(kind, sums, widen(v))
 
 
 @worker
-def penalize(lo, hi, sums, gradient, dy, x, weight, order, size):
+def penalize(lo, hi, sums, gradient, dy, x, weight, kind, size):
     """The penalty's sums and its gradient; tile t is the values t size to (t + 1) size - 1.
 
     lo, hi    tiles
@@ -37,7 +37,7 @@ def penalize(lo, hi, sums, gradient, dy, x, weight, order, size):
     dy        (m,), added to the gradient, or None
     x         (m,)
     weight    what the gradient is multiplied by
-    order     L1() or L2()
+    kind      L1() or L2()
     size      values in a tile
     """
     width = lanes(x)
@@ -47,15 +47,15 @@ def penalize(lo, hi, sums, gradient, dy, x, weight, order, size):
         factor = splat(x, weight)
         found = widen(splat(x, 0.0))
         while i + width <= end:
-            found = _penalize(found, gradient, dy, x, i, width, factor, order)
+            found = _penalize(found, gradient, dy, x, i, width, factor, kind)
             i += width
         if i < end:
-            found = _penalize(found, gradient, dy, x, i, end - i, factor, order)
+            found = _penalize(found, gradient, dy, x, i, end - i, factor, kind)
         sums[tile] = total(found)
 
 
 @driver
-def penalize_parallel(tiles, sums, gradient, dy, x, weight, order, size):
+def penalize_parallel(tiles, sums, gradient, dy, x, weight, kind, size):
     """`penalize` over all tiles."""
     for tile in prange(tiles):
-        penalize(tile, tile + 1, sums, gradient, dy, x, weight, order, size)
+        penalize(tile, tile + 1, sums, gradient, dy, x, weight, kind, size)
