@@ -21,8 +21,8 @@ def lanes_of(dtype):
 
 
 @worker
-def transposed(to, to_at, to_step, source, at, step, rows, columns, stored):
-    transpose_square(to, to_at, to_step, source, at, step, rows, columns, stored)
+def transposed(to, to_at, to_ld, source, at, ld, rows, columns, stored):
+    transpose_square(to, to_at, to_ld, source, at, ld, rows, columns, stored)
 
 
 @each_type
@@ -34,14 +34,14 @@ def test_a_square_is_transposed_as_far_as_it_goes(to_gap, gap, dtype):
     ):
         high, wide = min(rows, lanes), min(columns, lanes)
         stored = min(rows + more, lanes)
-        step, to_step = wide + gap, stored + to_gap
-        source = integers_in((high, step), dtype, most=2**20)
+        ld, to_ld = wide + gap, stored + to_gap
+        source = integers_in((high, ld), dtype, most=2**20)
         flat = source.reshape(-1)[: max(0, source.size - gap)]
-        wanted = np.full((wide, to_step), np.nan, dtype)
+        wanted = np.full((wide, to_ld), np.nan, dtype)
         wanted[:, :stored] = 0
         wanted[:, :high] = source[:, :wide].T
-        buffer = np.full(wide * to_step + 4, np.nan, dtype)
-        transposed(buffer, 2, to_step, flat, 0, step, rows, columns, rows + more)
+        buffer = np.full(wide * to_ld + 4, np.nan, dtype)
+        transposed(buffer, 2, to_ld, flat, 0, ld, rows, columns, rows + more)
         np.testing.assert_array_equal(buffer[2:-2], wanted.reshape(-1))
         assert np.isnan(buffer[[0, 1, -2, -1]]).all()
 
@@ -49,12 +49,12 @@ def test_a_square_is_transposed_as_far_as_it_goes(to_gap, gap, dtype):
 @each_type
 def test_the_transpose_s_twin_raises_beyond_an_array(dtype):
     arguments = {  # two by two: what the narrowest registers hold
-        "to": np.ones(4, dtype), "to_at": 0, "to_step": 2, "source": np.ones(4, dtype), "at": 0,
-        "step": 2, "rows": 2, "columns": 2, "stored": 2,
+        "to": np.ones(4, dtype), "to_at": 0, "to_ld": 2, "source": np.ones(4, dtype), "at": 0,
+        "ld": 2, "rows": 2, "columns": 2, "stored": 2,
     }  # fmt: skip
     shuffles._transpose_square(**arguments)
     for change in (
-        {"to_at": 1}, {"to_at": -1}, {"to_step": 3}, {"at": 1}, {"at": -1}, {"step": 3},
+        {"to_at": 1}, {"to_at": -1}, {"to_ld": 3}, {"at": 1}, {"at": -1}, {"ld": 3},
         {"source": np.ones(2, dtype)}, {"source": np.ones(3, dtype)}, {"to": np.ones(2, dtype)},
         {"to": np.ones(3, dtype)},
     ):  # fmt: skip

@@ -11,28 +11,28 @@ from nbnorm.jit.simd import checked_slice, register_lanes
 from nbnorm.jit.vectors import twin
 
 
-def _transpose_square(to, to_at, to_step, source, at, step, rows, columns, stored):
+def _transpose_square(to, to_at, to_ld, source, at, ld, rows, columns, stored):
     lanes = register_lanes(to.itemsize)
     rows, columns, stored = (min(size, lanes) for size in (rows, columns, stored))
     square = np.zeros((columns, lanes), to.dtype)
     for i in range(rows):
-        square[:, i] = checked_slice(source, at + i * step, columns)
+        square[:, i] = checked_slice(source, at + i * ld, columns)
     for j in range(columns):
-        checked_slice(to, to_at + j * to_step, stored)[...] = square[j, :stored]
+        checked_slice(to, to_at + j * to_ld, stored)[...] = square[j, :stored]
 
 
 @twin(_transpose_square)
-def transpose_square(typing_context, to, to_at, to_step, source, at, step, rows, columns, stored):
+def transpose_square(typing_context, to, to_at, to_ld, source, at, ld, rows, columns, stored):
     """Transposes a square of at most as many rows and columns as a register has lanes.
 
-    ``to[to_at + j to_step + i] = source[at + i step + j]`` for i < rows and j < columns, and 0 for
-    i from rows to stored - 1, in log2(lanes) rounds of shuffles. What does not fill the square is
+    ``to[to_at + j to_ld + i] = source[at + i ld + j]`` for i < rows and j < columns, and 0 for i
+    from rows to stored - 1, in log2(lanes) rounds of shuffles. What does not fill the square is
     moved with masks: loops over it were half of what there was to compile in a convolution.
     """
     lanes = register_lanes(to.dtype.bitwidth // 8)
 
     def generate(context, builder, sig, args):
-        _, to_at, to_step, _, at, step, rows, columns, stored = args
+        _, to_at, to_ld, _, at, ld, rows, columns, stored = args
         to_data = context.make_array(sig.args[0])(context, builder, args[0]).data
         data = context.make_array(sig.args[3])(context, builder, args[3]).data
         vector = ir.VectorType(context.get_value_type(to.dtype), lanes)
@@ -49,25 +49,25 @@ def transpose_square(typing_context, to, to_at, to_step, source, at, step, rows,
         with builder.if_else(whole) as (plain, partial):
             with plain:
                 for i in range(lanes):
-                    value = llvm.load(builder, place(data, at, step, i), vector)
+                    value = llvm.load(builder, place(data, at, ld, i), vector)
                     builder.store(value, vectors[i])
             with partial:
                 read = llvm.first_lanes(builder, columns, vector)
                 for i in range(lanes):
                     mask = llvm.mask_if(builder, builder.icmp_signed(">", rows, word(i)), read)
-                    value = llvm.masked_load(builder, place(data, at, step, i), mask, zero)
+                    value = llvm.masked_load(builder, place(data, at, ld, i), mask, zero)
                     builder.store(value, vectors[i])
         vectors = _transposed(builder, [builder.load(line) for line in vectors])
         with builder.if_else(whole) as (plain, partial):
             with plain:
                 for j in range(lanes):
-                    llvm.store(builder, vectors[j], place(to_data, to_at, to_step, j))
+                    llvm.store(builder, vectors[j], place(to_data, to_at, to_ld, j))
             with partial:
                 written = llvm.first_lanes(builder, stored, vector)
                 for j in range(lanes):
                     inside = builder.icmp_signed(">", columns, word(j))
                     mask = llvm.mask_if(builder, inside, written)
-                    llvm.masked_store(builder, vectors[j], place(to_data, to_at, to_step, j), mask)
+                    llvm.masked_store(builder, vectors[j], place(to_data, to_at, to_ld, j), mask)
         return context.get_dummy_value()
 
     i = types.intp

@@ -1,4 +1,7 @@
-"""Copies of matrix blocks in the order in which the multiply reads them: see microkernel.py."""
+"""Copies of matrix blocks: rows, transposes, and the panels that the microkernel reads.
+
+Where a matrix begins at ``array[at]``, its rows are a leading dimension `ld` apart.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,20 @@ def copy_row(to, to_at, source, at, count, padded):
 
 
 @inlined
-def transpose(to, to_at, to_step, source, at, step, rows, columns, padded):
-    """``to[to_at + j to_step + i] = source[at + i step + j]``, zeros for i from rows to padded."""
+def transpose(to, to_at, to_ld, source, at, ld, rows, columns, padded):
+    """``to[to_at + j to_ld + i] = source[at + i ld + j]``, zeros for i from rows to padded."""
     lanes = lanes_of_register(to)
     for i in range(0, padded, lanes):
         for j in range(0, columns, lanes):
             transpose_square(
-                to, to_at + j * to_step + i, to_step, source, at + i * step + j, step, rows - i,
+                to, to_at + j * to_ld + i, to_ld, source, at + i * ld + j, ld, rows - i,
                 columns - j, padded - i,
             )  # fmt: skip
 
 
 @inlined
-def pack_panels(to, source, at, depth_step, column_step, depth, columns):
-    """Packs ``b[p, j] = source[at + p depth_step + j column_step]``; one of the steps is 1.
+def pack_panels(to, source, at, row_stride, column_stride, depth, columns):
+    """Packs ``b[p, j] = source[at + p row_stride + j column_stride]``; one of the strides is 1.
 
     Panel after panel, each of `depth` rows.
     """
@@ -46,18 +49,18 @@ def pack_panels(to, source, at, depth_step, column_step, depth, columns):
         width = panel_width(to, columns - j)
         used = min(width, columns - j)
         start = j * depth
-        if column_step == 1:
+        if column_stride == 1:
             for p in range(depth):
-                copy_row(to, start + p * width, source, at + p * depth_step + j, used, width)
+                copy_row(to, start + p * width, source, at + p * row_stride + j, used, width)
         else:
             transpose(
-                to, start, width, source, at + j * column_step, column_step, used, depth, width
+                to, start, width, source, at + j * column_stride, column_stride, used, depth, width
             )
         j += width
 
 
 @inlined
-def pack_rows(to, to_step, source, at, step, depth, rows):
-    """Packs ``a[i, p] = source[at + p step + i]`` with its rows side by side, `to_step` apart."""
+def pack_rows(to, to_ld, source, at, ld, depth, rows):
+    """Packs ``a[i, p] = source[at + p ld + i]`` with its rows side by side, `to_ld` apart."""
     for p in range(depth):
-        copy_row(to, p * to_step, source, at + p * step, rows, to_step)
+        copy_row(to, p * to_ld, source, at + p * ld, rows, to_ld)
