@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 
 import pytest
@@ -138,12 +137,11 @@ def test_messages_are_short(tmp_path, cfg):
     refusal(*written(tmp_path, cfg))
 
 
-def test_many_sources_do_not_take_long(tmp_path):
+def test_sources_are_counted_before_they_are_read(tmp_path):
     """Two million of them took 20 seconds."""
-    cfg = image_cfg(1, 2, 2, "dropout", f"shortcut from={'0,' * 500_000}0")
-    start = time.perf_counter()
-    assert "has" in refusal(*written(tmp_path, cfg))
-    assert time.perf_counter() - start < 5
+    cfg = image_cfg(1, 2, 2, "dropout", f"shortcut from={'x,' * 500_000}x")
+    message = refusal(*written(tmp_path, cfg))
+    assert "layer 1 [shortcut]: from has 500001 numbers; expected at most 1024" in message
 
 
 # --- what is no regular file ----------------------------------------------------------------
