@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbnorm.jit.simd import lane_count
+from tests.cases.activations import OF_EACH_TYPE
 
 Array: TypeAlias = NDArray[Any]
 
@@ -28,7 +29,7 @@ class Profile(NamedTuple):
 PROFILES = [
     Profile(dtype, activation, (row + column) % 2 == 1)
     for row, dtype in enumerate(("float32", "float64"))
-    for column, activation in enumerate((None, "relu", ("leaky_relu", 0.2), "silu", "mish"))
+    for column, activation in enumerate(OF_EACH_TYPE)
 ]
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from nbnorm import BatchNormGradients, batch_norm_backward, batch_norm_forward, reference
 from nbnorm.launch import batch_norm as execution
+from tests.cases.activations import OF_EACH_TYPE
 
 Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...]
 
-ACTIVATIONS = [None, "relu", ("leaky_relu", 0.2), "silu", "mish"]
+ACTIVATIONS = OF_EACH_TYPE
 DTYPES = ["float32", "float64"]
 PARAMETERS = [("gamma", "beta"), ("gamma",), ("beta",), ()]
 

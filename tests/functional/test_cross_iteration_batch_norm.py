@@ -264,7 +264,7 @@ GOOD = BatchStatistics(np.zeros(3), np.ones(3), 4)
         ({"gamma": np.ones(4)}, ValueError, "gamma is"),
         ({"residual": np.ones((5, 4))}, ValueError, "residual is"),
         ({"out": np.ones((5, 4))}, ValueError, "out is"),
-        ({"activation": "gelu"}, ValueError, "activation is 'gelu'"),
+        ({"activation": "softmax"}, ValueError, "activation is 'softmax'"),
     ],
 )
 def test_refuses(change, error, message):

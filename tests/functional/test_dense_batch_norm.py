@@ -342,7 +342,7 @@ SHARED = [
     ({"bias": VECTOR.astype(int)}, TypeError, "bias is .*int64.* expected .*float32 or float64"),
     ({"eps": -1.0}, ValueError, "eps is -1.0; expected a finite number, 0 or more"),
     ({"eps": None}, TypeError, "eps is None; expected a finite number, 0 or more"),
-    ({"activation": "gelu"}, ValueError, "activation is 'gelu'; expected None, \"relu\""),
+    ({"activation": "softmax"}, ValueError, "activation is 'softmax'; expected None, \"relu\""),
     ({"activation": 1}, TypeError, 'activation is 1; expected None, "relu"'),
     ({"residual": X}, ValueError, r"residual is .*\(5, 3\); expected shape \(5, 4\)"),
     ({"residual": RESIDUAL.astype("f4")}, TypeError, "residual is .*float32.* expected .*float64"),

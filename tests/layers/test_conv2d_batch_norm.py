@@ -161,7 +161,7 @@ def test_without_running_statistics_there_is_nothing_to_fold():
         ({"groups": 4}, ValueError, "groups is 4; expected a divisor of .*out_channels"),
         ({"eps": -1e-5}, ValueError, "eps is -1e-05; expected a finite number, 0 or more"),
         ({"momentum": "0.1"}, TypeError, "momentum is '0.1'; expected None or a number"),
-        ({"activation": "gelu"}, ValueError, "activation is 'gelu'; expected"),
+        ({"activation": "softmax"}, ValueError, "activation is 'softmax'; expected"),
         ({"dtype": "int32"}, TypeError, "dtype is .* expected float32 or float64"),
     ],
 )

@@ -169,7 +169,7 @@ def test_without_running_statistics_there_is_nothing_to_fold():
             "running_var is 'sample'; expected one of .'unbiased'",
         ),
         ({"ddof": 2}, ValueError, "ddof is 2; expected 0 or 1"),
-        ({"activation": "gelu"}, ValueError, "activation is 'gelu'; expected"),
+        ({"activation": "softmax"}, ValueError, "activation is 'softmax'; expected"),
         ({"dtype": np.float16}, TypeError, "dtype is .* expected float32 or float64"),
     ],
 )
