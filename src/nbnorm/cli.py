@@ -13,8 +13,9 @@ import importlib.metadata
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 import nbnorm
 from nbnorm.jit import cache, options, target, threads
 from nbnorm.kernels.activations import ACTIVATIONS
+from nbnorm.operations import BY_NAME, parameters
 from nbnorm.typing import Array
 
 _NOTHING_COMPILED = "NUMBA_DISABLE_JIT=1: nothing is compiled, and every kernel runs as slow Python"
@@ -141,53 +143,39 @@ def _size(count: int) -> str:
 
 
 class Warming(NamedTuple):
-    """A shape whose kernels are compiled, on one thread and on all."""
+    """An operation, by its name in the table, on arrays that take its kernels to threads."""
 
     name: str
-    shape: tuple[int, ...]
-    axis: int
+    operation: str
+    sizes: Mapping[str, Any]
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
-# One for each kind of plan, large enough for threads: see launch/plan.py.
+_ORDERS = {"channels-first": 1, "channels-last": -1}
+_IMAGES = {"n": 4, "c": 32, "h": 28, "w": 28, "r": 3, "s": 3}
+
+# One for each kind of plan and each algorithm, large enough for threads: see launch/plan.py and
+# launch/conv2d/algorithms.py. The second dense layer has so few rows that inference multiplies by
+# its weights as they lie.
 WARMING = (
-    Warming("channels-first, large", (32, 64, 56, 56), 1),
-    Warming("channels-first, small", (16, 64, 28, 28), 1),
-    Warming("channels-last", (8, 28, 28, 64), -1),
-    Warming("(n, c)", (128, 4080), -1),
-)
-
-
-class WarmingLayer(NamedTuple):
-    """A layer with batch norm whose kernels are compiled; its x comes from `shape`."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Callable[..., Any]
-    arguments: tuple[int, ...]
-    options: dict[str, Any]
-
-
-# One for each algorithm, large enough for threads: see launch/conv2d/algorithms.py. The second
-# dense layer has so few rows that inference multiplies by its weights as they lie.
-WARMING_LAYERS = (
-    WarmingLayer("dense", (1024, 128), nbnorm.DenseBatchNorm, (128, 128), {}),
-    WarmingLayer("dense, few rows", (4, 1024), nbnorm.DenseBatchNorm, (1024, 512), {}),
-    WarmingLayer("L1 norm", (1024, 256), nbnorm.L1Normalize, (), {}),
-    WarmingLayer("L2 norm", (1024, 256), nbnorm.L2Normalize, (), {}),
+    Warming("channels-first, large", "batch_norm", {"n": 32, "c": 64, "p": (56, 56)}),
+    Warming("channels-first, small", "batch_norm", {"n": 16, "c": 64, "p": (28, 28)}),
+    Warming("channels-last", "batch_norm", {"n": 8, "c": 64, "p": (28, 28)}, {"axis": -1}),
+    Warming("(n, c)", "batch_norm", {"n": 128, "c": 4080, "p": ()}),
+    Warming("dense", "dense_batch_norm", {"n": 1024, "c": 128, "k": 128}),
+    Warming("dense, few rows", "dense_batch_norm", {"n": 4, "c": 1024, "k": 512}),
+    Warming("L1 norm", "l1_normalize", {"n": 1024, "c": 256, "p": ()}),
+    Warming("L2 norm", "l2_normalize", {"n": 1024, "c": 256, "p": ()}),
     *(
-        WarmingLayer(
-            f"{name}, {order}", shape, nbnorm.Conv2dBatchNorm, sizes, {"axis": axis} | options
-        )
-        for order, axis, shape in (
-            ("channels-first", 1, (4, 32, 28, 28)), ("channels-last", -1, (4, 28, 28, 32)),
-        )
-        for name, sizes, options in (
-            ("3x3", (32, 128, 3), {"padding": 1}),
-            ("strided", (32, 128, 3), {"padding": 1, "stride": 2}),
-            ("depthwise", (32, 32, 3), {"padding": 1, "groups": 32}),
+        Warming(f"{name}, {order}", "conv2d_batch_norm", _IMAGES | {"k": k}, options)
+        for order, axis in _ORDERS.items()
+        for name, k, options in (
+            ("3x3", 128, {"axis": axis, "padding": 1}),
+            ("strided", 128, {"axis": axis, "padding": 1, "stride": 2}),
+            ("depthwise", 32, {"axis": axis, "padding": 1, "groups": 32}),
         )
     ),
-)  # fmt: skip
+)
 
 
 def _warmup(dtypes: Sequence[str], activations: Sequence[str], shared: bool) -> Iterator[str]:
@@ -199,12 +187,11 @@ def _warmup(dtypes: Sequence[str], activations: Sequence[str], shared: bool) -> 
     modes = ["one thread"]
     if threads.runs_parallel():
         modes.append(f"{threads.thread_count()} threads")
-    every: tuple[Warming | WarmingLayer, ...] = (*WARMING, *WARMING_LAYERS)
     steps = [
         (dtype, activation, warming, mode)
         for dtype in dtypes
         for activation in activations
-        for warming in every
+        for warming in WARMING
         for mode in modes
     ]
     for i, (dtype, activation, warming, mode) in enumerate(steps, start=1):
@@ -232,24 +219,17 @@ def _kept_count() -> int:
     return 0 if folder is None else len(_files(folder))
 
 
-def _train_and_infer(warming: Warming | WarmingLayer, dtype: str, activation: str) -> None:
-    x = np.zeros(warming.shape, dtype)
-    if isinstance(warming, WarmingLayer):
-        options = dict(warming.options)
-        if warming.arguments:  # else it has no parameters
-            options |= {"dtype": dtype, "activation": None if activation == "none" else activation}
-        layer = warming.kind(*warming.arguments, **options)
-        layer.backward(layer(x))
-        layer.eval()(x)
-        return
-    gamma = np.ones(warming.shape[warming.axis], dtype)
-    chosen: dict[str, Any] = {
-        "axis": warming.axis,
-        "activation": None if activation == "none" else activation,
-    }
-    y, context = nbnorm.batch_norm_forward(x, gamma, gamma, **chosen)
-    nbnorm.batch_norm_backward(y, context)
-    nbnorm.batch_norm_inference(x, gamma, gamma, gamma, gamma, **chosen)
+def _train_and_infer(warming: Warming, dtype: str, activation: str) -> None:
+    operation = BY_NAME[warming.operation]
+    random = np.random.default_rng(0)
+    given = operation.draw(random, dtype, warming.sizes, **warming.options)
+    for name in ("bias", "residual"):
+        given.pop(name, None)
+    if "activation" in parameters(operation.function("forward")):
+        given["activation"] = None if activation == "none" else activation
+    operation.train(given)
+    if "inference" in operation.directions:
+        operation.call("inference", given)()
 
 
 # --- demo -----------------------------------------------------------------------------------

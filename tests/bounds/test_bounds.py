@@ -10,6 +10,7 @@ import pytest
 from numba.core import config
 
 import nbnorm
+from nbnorm.operations import OPERATIONS
 from tests.bounds import harness
 
 pytestmark = [
@@ -19,11 +20,7 @@ pytestmark = [
     pytest.mark.skipif(bool(config.DISABLE_JIT), reason="compiled code is what is tested"),
 ]
 
-FUNCTIONS = {
-    name
-    for name in nbnorm.__all__
-    if name.islower() and callable(getattr(nbnorm, name)) and name != "main"
-}
+FUNCTIONS = {name for operation in OPERATIONS for name in operation.functions.values()}
 
 
 def _name(kernel: Any) -> str:
@@ -38,7 +35,7 @@ KERNELS = {
     _name(getattr(nbnorm.kernels, name))
     for driver in _PARALLEL
     for name in (driver, driver.removesuffix("_parallel"))
-} - {"product.add_products_parallel"}
+} - {"gemm.add_products_parallel"}
 
 
 def check_random_calls(*arguments: str, seconds: float) -> list[harness.Report]:
@@ -74,5 +71,5 @@ def test_a_broken_loop_is_found_and_the_call_is_named(sabotage, place):
     with pytest.raises(AssertionError, match="ended with -11") as caught:
         harness.run(place, "--few", "--cases", "300", "--sabotage", sabotage)
     told = str(caught.value)
-    assert re.search(r"in the call\n  \w*batch_norm_(inference|forward)\(<float(32|64) ", told)
+    assert re.search(r"in the call\n  \w*batch_norm_(inference|forward)\(x=<float(32|64) ", told)
     assert "again: python -m tests.bounds.run" in told

@@ -1,91 +1,71 @@
-"""Calls of every family, each large enough for threads, and the digests of their results.
+"""Calls of every operation, each large enough for threads, and the digests of their results.
 
-Few compiled variants: float32, one activation. Every call makes its data anew, the same each time,
-so that threads share nothing but the library.
+Few compiled variants: float32, one activation, no residual. Every call makes its data anew, the
+same each time, so that threads share nothing but the library.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
-import nbnorm
+from nbnorm.operations import BY_NAME, Sizes
+from nbnorm.typing import Array
 
-Arrays: TypeAlias = list[Any]
-
-
-def _normal(*shape: int) -> Any:
-    return np.random.default_rng(shape).standard_normal(shape, np.float32) + np.float32(0.5)
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-def _batch_norm(*shape: int) -> Arrays:
-    y, context = nbnorm.batch_norm_forward(_normal(*shape), activation="relu")
-    return [y, context.statistics, *nbnorm.batch_norm_backward(_normal(1, *shape)[0], context)]
+class Call(NamedTuple):
+    """A forward and its backward, an inference, or the only function of an operation."""
+
+    operation: str
+    sizes: Sizes
+    options: Mapping[str, Any] = NONE
+    inference: bool = False
+
+    def results(self) -> Any:
+        """What it comes to."""
+        operation = BY_NAME[self.operation]
+        random = np.random.default_rng(6)
+        given = operation.draw(random, np.float32, self.sizes, **self.options)
+        given.pop("residual", None)
+        if self.inference:
+            return operation.call("inference", given)()
+        return operation.train(given) if operation.directions else operation.call("", given)()
 
 
-def _batch_norm_inference(*shape: int) -> Arrays:
-    mean, var = _normal(1, shape[1])[0], _normal(2, shape[1])[0] ** 2
-    return [nbnorm.batch_norm_inference(_normal(*shape), mean, var, activation="relu")]
+PICTURES = {"n": 8, "c": 64, "p": (32, 32)}
+ROWS = {"n": 512, "c": 128, "k": 128}
+IMAGES = {"n": 4, "c": 32, "h": 24, "w": 24, "k": 32, "r": 3, "s": 3}
+RELU = {"activation": "relu"}
+WINOGRAD = {"padding": 1, "algorithm": "winograd"}
+STRIDED = {"padding": 1, "stride": 2, **RELU}
 
-
-def _dense(n: int, c: int, k: int) -> Arrays:
-    x, weight, dy = _normal(n, c), _normal(k, c), _normal(n, k)
-    return [nbnorm.dense_forward(x, weight, dy[0]), *nbnorm.dense_backward(dy, x, weight)]
-
-
-def _dense_batch_norm(n: int, c: int, k: int) -> Arrays:
-    x, weight, dy = _normal(n, c), _normal(k, c), _normal(n, k)
-    y, context = nbnorm.dense_batch_norm_forward(x, weight, activation="relu")
-    return [y, *nbnorm.dense_batch_norm_backward(dy, context)]
-
-
-def _dense_batch_norm_inference(n: int, c: int, k: int) -> Arrays:
-    x, weight, mean, var = _normal(n, c), _normal(k, c), _normal(1, k)[0], _normal(2, k)[0] ** 2
-    return [nbnorm.dense_batch_norm_inference(x, weight, mean, var, activation="relu")]
-
-
-def _conv2d(shape: tuple[int, ...], window: tuple[int, ...], **options: Any) -> Arrays:
-    x, weight = _normal(*shape), _normal(*window)
-    y = nbnorm.conv2d_forward(x, weight, padding=1, **options)
-    return [y, *nbnorm.conv2d_backward(_normal(*y.shape), x, weight, padding=1, **options)]
-
-
-def _conv2d_batch_norm(shape: tuple[int, ...], window: tuple[int, ...], **options: Any) -> Arrays:
-    y, context = nbnorm.conv2d_batch_norm_forward(
-        _normal(*shape), _normal(*window), padding=1, activation="relu", **options
-    )
-    return [y, *nbnorm.conv2d_batch_norm_backward(_normal(*y.shape), context)]
-
-
-def _conv2d_batch_norm_inference(
-    shape: tuple[int, ...], window: tuple[int, ...], **options: Any
-) -> Arrays:
-    k = window[0]
-    mean, var = _normal(1, k)[0], _normal(2, k)[0] ** 2
-    y = nbnorm.conv2d_batch_norm_inference(
-        _normal(*shape), _normal(*window), mean, var, padding=1, activation="relu", **options
-    )
-    return [y]
-
-
-IMAGES, WINDOW = (4, 32, 24, 24), (32, 32, 3, 3)
-
-CALLS: dict[str, tuple[Callable[..., Arrays], tuple[Any, ...], dict[str, Any]]] = {
-    "batch norm": (_batch_norm, (8, 64, 32, 32), {}),
-    "batch norm of columns": (_batch_norm, (2048, 128), {}),
-    "batch norm inference": (_batch_norm_inference, (8, 64, 32, 32), {}),
-    "dense": (_dense, (512, 128, 128), {}),
-    "dense batch norm": (_dense_batch_norm, (512, 128, 128), {}),
-    "dense batch norm inference": (_dense_batch_norm_inference, (512, 128, 128), {}),
-    "conv2d": (_conv2d, (IMAGES, WINDOW), {"algorithm": "winograd"}),
-    "conv2d batch norm": (_conv2d_batch_norm, (IMAGES, WINDOW), {"algorithm": "winograd"}),
-    "strided conv2d batch norm": (_conv2d_batch_norm, (IMAGES, WINDOW), {"stride": 2}),
-    "conv2d batch norm inference": (_conv2d_batch_norm_inference, (IMAGES, WINDOW), {"stride": 2}),
-    "depthwise conv2d": (_conv2d, (IMAGES, (32, 1, 3, 3)), {"groups": 32}),
+CALLS = {
+    "batch norm": Call("batch_norm", PICTURES, RELU),
+    "batch norm of columns": Call("batch_norm", {"n": 2048, "c": 128, "p": ()}, RELU),
+    "batch norm inference": Call("batch_norm", PICTURES, RELU, inference=True),
+    "dense": Call("dense", ROWS),
+    "dense batch norm": Call("dense_batch_norm", ROWS, RELU),
+    "dense batch norm inference": Call("dense_batch_norm", ROWS, RELU, inference=True),
+    "conv2d": Call("conv2d", IMAGES, WINOGRAD),
+    "depthwise conv2d": Call("conv2d", IMAGES, {"padding": 1, "groups": 32}),
+    "conv2d batch norm": Call("conv2d_batch_norm", IMAGES, WINOGRAD | RELU),
+    "strided conv2d batch norm": Call("conv2d_batch_norm", IMAGES, STRIDED),
+    "conv2d batch norm inference": Call("conv2d_batch_norm", IMAGES, STRIDED, inference=True),
+    "cross-iteration batch norm": Call("cross_iteration_batch_norm", PICTURES, RELU),
+    "statistics of a batch": Call("batch_statistics", PICTURES),
+    "statistics of batches": Call("merge_statistics", {"c": 64}),
+    "folding": Call("fold_batch_norm", IMAGES),
+    "L1 normalization": Call("l1_normalize", PICTURES),
+    "L2 normalization": Call("l2_normalize", PICTURES),
+    "L1 penalty": Call("l1_penalty", PICTURES),
+    "L2 penalty": Call("l2_penalty", PICTURES),
 }
 
 BATCH_NORM = ("batch norm",)
@@ -122,12 +102,19 @@ def together(works: Iterable[Work]) -> Work:
 
 def digest_of(name: str) -> str:
     """Makes one call; the digest of its results."""
-    function, arguments, options = CALLS[name]
     digest = hashlib.sha256()
-    for result in function(*arguments, **options):
-        if result is not None:
-            digest.update(np.ascontiguousarray(result))
+    for array in _arrays_in(CALLS[name].results()):
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
+
+
+def _arrays_in(value: Any) -> Iterator[Array]:
+    """The arrays and floats in a value, however deep."""
+    if isinstance(value, (np.ndarray, float)):
+        yield np.asarray(value)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _arrays_in(item)
 
 
 def work(names: Iterable[str], seconds: float = 0.0, first: int = 0) -> Work:

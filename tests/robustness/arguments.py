@@ -1,8 +1,10 @@
 """Every public function with its arguments: the table behind docs/arguments.md.
 
-A new function is an entry here: its name, its arguments with their kinds (kinds.py, options.py) and
-what gives the same results in plain NumPy. `python -m tests.robustness.page` then writes the page.
-Layers are in layer_arguments.py.
+Which functions there are, and which arrays they take, is in src/nbnorm/operations.py; the kind of
+each argument (kinds.py, options.py) follows from its name. What a new function has to add here are
+kinds for names that no function had (`OPTIONS`) or that mean something else there (`OWN`), and the
+sizes that may be 0 (`EMPTY`). `python -m tests.robustness.page` then writes the page. Layers are in
+layer_arguments.py.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import nbnorm
 from nbnorm import layers, reference
+from nbnorm.operations import OPERATIONS, Operation, parameters
 from tests.robustness.batches import Batches
 from tests.robustness.kinds import Arguments, Data, Gradients, Kind, Out, Place
 from tests.robustness.options import (
@@ -26,6 +30,7 @@ from tests.robustness.options import (
     IMAGE_AXIS,
     PADDING,
     Context,
+    Option,
     Statistics,
     choice,
     kept_axes,
@@ -95,13 +100,151 @@ class Function:
 
 # --- functions ------------------------------------------------------------------------------
 
+X = Data("ncp", decides=True)
+ANY = Data("ncp", same=False, decides=True, free=("n", "c", "p", "an axis more", "an axis less"))
 
-def results_of(name: str, *without: str) -> Callable[[Arguments], Any]:
-    """A function of the reference, which takes neither out nor what only says how."""
-    dropped = {"out", "algorithm", *without}
-    return lambda given: getattr(reference, name)(
-        **{key: plainly(value) for key, value in given.items() if key not in dropped}
+SLIDE: dict[str, Kind] = {
+    "stride": pair(1), "padding": PADDING, "dilation": pair(1), "groups": GROUPS,
+    "axis": IMAGE_AXIS, "algorithm": choice("direct", "auto"),
+}  # fmt: skip
+
+# Kinds of arguments that are no arrays, by their names.
+OPTIONS: dict[str, Kind] = {
+    **SLIDE, "axis": kept_axes(3), "statistics": Statistics(), "eps": EPS, "ddof": DDOF,
+    "activation": ACTIVATION,
+}  # fmt: skip
+
+# Kinds of arguments whose names mean something else, or something more, in other functions.
+OWN: dict[str, dict[str, Kind]] = {
+    "conv2d": {"axis": IMAGE_AXIS},
+    "conv2d_batch_norm": {"axis": IMAGE_AXIS},
+    "fold_batch_norm": {
+        "weight": Data("kcrs", same=False, decides=True, free=("c", "r", "s")),
+    },
+    "batch_statistics": {"x": ANY},
+    **{name: {"axis": summed_axes(3)} for name in ("l1_normalize", "l2_normalize")},
+    **{name: {"weight": EPS} for name in ("l1_penalty", "l2_penalty")},
+}
+
+# The sizes that may be 0.
+EMPTY = {
+    "batch_norm_forward": "c",
+    "batch_norm_inference": "ncp",
+    "dense_forward": "nck",
+    "dense_backward": "nck",
+    "dense_batch_norm_forward": "ck",
+    "dense_batch_norm_inference": "nck",
+    "conv2d_forward": "nw",
+    "conv2d_backward": "nw",
+    "conv2d_batch_norm_forward": "w",
+    "conv2d_batch_norm_inference": "nw",
+    "fold_batch_norm": "kcrs",
+    "cross_iteration_batch_norm_forward": "c",
+    "batch_statistics": "c",
+    "merge_statistics": "c",
+    "l1_normalize_forward": "ncp",
+    "l2_normalize_forward": "ncp",
+    "l1_penalty": "ncp",
+    "l2_penalty": "ncp",
+}
+
+# Arrays of a context beside the forward's own.
+CONTEXT = {
+    "BatchNormContext": ("context.statistics",),
+    "DenseBatchNormContext": ("context.normalization.x", "context.normalization.statistics"),
+    "Conv2dBatchNormContext": ("context.normalization.x", "context.normalization.statistics"),
+}
+
+
+def kind_of(operation: Operation, direction: str, name: str) -> Kind:
+    """The kind of an argument of a function."""
+    if name in OWN.get(operation.name, {}):
+        return OWN[operation.name][name]
+    if name == "context":
+        return context_of(operation)
+    if name == "needs":
+        return needs(*getattr(nbnorm, operation.gradients)._fields)
+    if name == "out":
+        return (
+            out_of_backward(operation) if direction == "backward" else out_of(operation, direction)
+        )
+    if name in operation.batches:
+        beside_x = "x" in operation.arrays
+        return Batches(operation.batches[name], fixed=beside_x, empty=beside_x)
+    if name == "dy":
+        return Data(operation.arrays["y"])
+    if name in operation.arrays:
+        return array_of(operation, name)
+    return OPTIONS[name]
+
+
+def array_of(operation: Operation, name: str) -> Data:
+    """An array of numbers for each channel, a residual, or what the call's shapes follow from."""
+    axes = operation.arrays[name]
+    if name in ("gamma", "beta", "bias"):
+        return Data(axes, same=False, optional=True)
+    if name in ("mean", "var"):
+        return Data(axes, same=False, positive=name == "var")
+    if name == "residual":
+        return Data(axes, optional=True)
+    return Data(axes, decides=True)
+
+
+def context_of(operation: Operation) -> Context:
+    """The context of a forward, in the place of which those of other types are wrong."""
+    owners = [o for o in OPERATIONS if o.context and "backward" in o.directions]
+    forwards = {o.context: o.functions["forward"] for o in owners}
+    own = forwards.pop(operation.context)
+    return Context(
+        lambda: forwarded(own),
+        lambda: {f"the context of {other}": forwarded(other) for other in forwards.values()},
     )
+
+
+def forwarded(name: str) -> Any:
+    """A context of one of the functions below."""
+    function = next(function for function in TABLE if function.name == name)
+    return function.call(function.draw() | {"out": None})[1]
+
+
+def out_of(operation: Operation, direction: str) -> Out:
+    """Where y is written to.
+
+    A forward's is apart from all that its backward will read. Others may be written over what is
+    read element by element.
+    """
+    inputs, axes = operation.inputs(direction), operation.arrays["y"]
+    if direction == "forward":
+        return Out(Place(axes, apart=inputs))
+    over = tuple(name for name in inputs if operation.arrays[name] == axes)
+    apart = tuple(name for name in ("x", "weight") if name in inputs and name not in over)
+    return Out(Place(axes, over, apart))
+
+
+def out_of_backward(operation: Operation) -> Kind:
+    """Where gradients are written to, apart from all that the backward reads.
+
+    Where there are no weights, a gradient of y's shape may be written over dy.
+    """
+    read: tuple[str, ...] = operation.inputs("backward")
+    if operation.context:
+        read = tuple(f"context.{name}" for name in operation.inputs("forward"))
+        read += CONTEXT.get(operation.context, ())
+
+    def place(gradient: str) -> Place:
+        axes = operation.axes(gradient)
+        if "weight" not in operation.arrays and axes == operation.arrays["y"]:
+            return Place(axes, ("dy",), read)
+        return Place(axes, apart=("dy", *read))
+
+    if not operation.gradients:
+        return Out(place("dx"))
+    kind = getattr(nbnorm, operation.gradients)
+    others = (o.gradients for o in OPERATIONS if o.gradients not in ("", operation.gradients))
+    return Gradients(kind, getattr(nbnorm, next(others)), {d: place(d) for d in kind._fields})
+
+
+# --- what gives the same results -------------------------------------------------------------
 
 
 def plainly(option: Any) -> Any:
@@ -111,299 +254,45 @@ def plainly(option: Any) -> Any:
     return int(option) if isinstance(option, np.integer) else option
 
 
-def gradients_of(name: str, **options: Any) -> Callable[[Arguments], Any]:
-    """A backward of the reference, which takes the forward's arguments instead of a context."""
-
-    def gradients(given: Arguments) -> Any:
-        context = given["context"]
-        taken = {"x": context.x, "gamma": context.gamma, "beta": context.beta}
-        if "weight" in context._fields:
-            taken |= {"weight": context.weight, "bias": context.bias}
-        return getattr(reference, name)(
-            given["dy"], **taken, residual=context.residual, eps=EPS.value, ddof=DDOF.value,
-            activation=ACTIVATION.value, **options,
-        )  # fmt: skip
-
-    return gradients
+def results_of(name: str, given: Arguments) -> Any:
+    """What the reference gives, which is not told where to write, nor how to compute."""
+    dropped = {"out", "needs", "algorithm", *({"axis"} if name.startswith("conv2d") else ())}
+    taken = {key: plainly(value) for key, value in given.items() if key not in dropped}
+    return getattr(reference, name)(**taken)
 
 
-def norm_gradient_of(name: str) -> Callable[[Arguments], Any]:
-    """A backward of L1 or L2 normalization in the reference."""
-    return lambda given: getattr(reference, name)(given["dy"], given["context"].x, eps=EPS.value)
+def gradients_of(operation: Operation, given: Arguments) -> Any:
+    """What the reference gives, which takes the forward's arguments instead of a context."""
+    context = given["context"]
+    forward = next(f for f in TABLE if f.name == operation.functions["forward"])
+    options = {name: kind.value for name, kind in forward.arguments.items()
+               if isinstance(kind, Option)}  # fmt: skip
+    arrays = {name: getattr(context, name) for name in operation.inputs("forward")}
+    return results_of(operation.functions["backward"], {"dy": given["dy"], **arrays, **options})
 
 
-def with_statistics(given: Arguments) -> Any:
+def cross_iteration(given: Arguments) -> Any:
     """Cross-iteration batch norm, and what it keeps of the batch."""
-    y = results_of("cross_iteration_batch_norm_forward")(given)
-    return y, results_of("batch_statistics")({name: given[name] for name in ("x", "axis")})
+    y = results_of("cross_iteration_batch_norm_forward", given)
+    return y, results_of("batch_statistics", {name: given[name] for name in ("x", "axis")})
 
 
-def forwarded(name: str) -> Any:
-    """A context of one of the functions below."""
-    function = next(function for function in TABLE if function.name == name)
-    return function.call(function.draw() | {"out": None})[1]
-
-
-def context_of(name: str) -> Context:
-    """The context of a forward, in the place of which others' are wrong."""
-    others = [other for other in FORWARDS if other != name]
-    return Context(
-        lambda: forwarded(name),
-        lambda: {f"the context of {other}": forwarded(other) for other in others},
-    )
-
-
-FORWARDS = (
-    "batch_norm_forward", "dense_batch_norm_forward", "conv2d_batch_norm_forward",
-    "l1_normalize_forward", "l2_normalize_forward",
-)  # fmt: skip
-
-X, ROWS, IMAGES = Data("ncp", decides=True), Data("nc", decides=True), Data("nchw", decides=True)
-ANY = Data("ncp", same=False, decides=True, free=("n", "c", "p", "an axis more", "an axis less"))
-WEIGHT, WINDOW = Data("kc", decides=True), Data("kcrs", decides=True)
-
-
-def channels(letter: str, **options: Any) -> Data:
-    """An argument with one number a channel."""
-    return Data(letter, same=False, **options)
-
-
-def scale_and_shift(letter: str) -> dict[str, Kind]:
-    """Gamma and beta."""
-    return {name: channels(letter, optional=True) for name in ("gamma", "beta")}
-
-
-def moments(letter: str) -> dict[str, Kind]:
-    """Mean and var."""
-    return {"mean": channels(letter), "var": channels(letter, positive=True)}
-
-
-SLIDE = {
-    "stride": pair(1), "padding": PADDING, "dilation": pair(1), "groups": GROUPS,
-    "axis": IMAGE_AXIS, "algorithm": choice("direct", "auto"),
-}  # fmt: skip
-TRAINED = {"statistics": Statistics(), "eps": EPS, "ddof": DDOF, "activation": ACTIVATION}
-GIVEN = {"eps": EPS, "activation": ACTIVATION}
-FORWARD_INPUTS = ("x", "gamma", "beta", "residual")
-CONTEXT = tuple(f"context.{name}" for name in (*FORWARD_INPUTS, "statistics"))
-FUSED_INPUTS = ("x", "weight", "bias", "gamma", "beta", "residual")
-FUSED_CONTEXT = (
-    "dy", *(f"context.{name}" for name in FUSED_INPUTS),
-    *(f"context.normalization.{name}" for name in ("x", "statistics")),
-)  # fmt: skip
-
-
-def places(apart: tuple[str, ...], **letters: str) -> dict[str, Place]:
-    """Where each gradient is written to, apart from some inputs."""
-    return {name: Place(axes, apart=apart) for name, axes in letters.items()}
-
-
-FUSED_NEEDS = needs("dx", "dweight", "dbias", "dgamma", "dbeta", "dresidual")
-PER_CHANNEL = {"dgamma": "c", "dbeta": "c"}
-OVER_DY = {"dx": Place("ncp", ("dy",), CONTEXT), "dresidual": Place("ncp", ("dy",), CONTEXT)}
-
-
-def normalize(name: str) -> list[Function]:
-    """L1 or L2 normalization."""
-    return [
-        Function(
-            f"{name}_forward",
-            {"x": X, "axis": summed_axes(3), "eps": EPS, "out": Out(Place("ncp", apart=("x",)))},
-            results_of(f"{name}_forward"),
-            "ncp",
-        ),
-        Function(
-            f"{name}_backward",
-            {
-                "dy": Data("ncp"), "context": context_of(f"{name}_forward"),
-                "out": Out(Place("ncp", ("dy",), ("context.x",))),
-            },
-            norm_gradient_of(f"{name}_backward"),
-        ),
-    ]  # fmt: skip
-
-
-def penalty(name: str) -> Function:
-    """The L1 or L2 penalty."""
-    arguments = {"x": X, "weight": EPS, "out": Out(Place("ncp", over=("x",)))}
-    return Function(name, arguments, results_of(name), "ncp")
+def twin_of(operation: Operation, direction: str) -> Callable[[Arguments], Any]:
+    """The same results in plain NumPy."""
+    if operation.name == "cross_iteration_batch_norm":
+        return cross_iteration
+    if direction == "backward" and operation.context:
+        return partial(gradients_of, operation)
+    return partial(results_of, operation.functions[direction])
 
 
 TABLE = [
     Function(
-        "batch_norm_forward",
-        {
-            "x": X, **scale_and_shift("c"), "statistics": Statistics(), "axis": kept_axes(3),
-            "eps": EPS, "ddof": DDOF, "activation": ACTIVATION,
-            "residual": Data("ncp", optional=True),
-            "out": Out(Place("ncp", apart=FORWARD_INPUTS)),
-        },
-        results_of("batch_norm_forward"),
-        "c",
-    ),
-    Function(
-        "batch_norm_inference",
-        {
-            "x": X, **moments("c"), **scale_and_shift("c"), "axis": kept_axes(3), **GIVEN,
-            "residual": Data("ncp", optional=True), "out": Out(Place("ncp", ("x", "residual"))),
-        },
-        results_of("batch_norm_inference"),
-        "ncp",
-    ),
-    Function(
-        "batch_norm_backward",
-        {
-            "dy": Data("ncp"), "context": context_of("batch_norm_forward"),
-            "needs": needs("dx", "dgamma", "dbeta", "dresidual"),
-            "out": Gradients(
-                nbnorm.BatchNormGradients, nbnorm.DenseGradients,
-                OVER_DY | places(("dy", *CONTEXT), **PER_CHANNEL),
-            ),
-        },
-        gradients_of("batch_norm_backward"),
-    ),
-    Function(
-        "dense_forward",
-        {
-            "x": ROWS, "weight": WEIGHT, "bias": channels("k", optional=True),
-            "out": Out(Place("nk", apart=("x", "weight", "bias"))),
-        },
-        results_of("dense_forward"),
-        "nck",
-    ),
-    Function(
-        "dense_backward",
-        {
-            "dy": Data("nk"), "x": ROWS, "weight": WEIGHT, "needs": needs("dx", "dweight", "dbias"),
-            "out": Gradients(
-                nbnorm.DenseGradients, nbnorm.Conv2dGradients,
-                places(("dy", "x", "weight"), dx="nc", dweight="kc", dbias="k"),
-            ),
-        },
-        results_of("dense_backward", "needs"),
-        "nck",
-    ),
-    Function(
-        "dense_batch_norm_forward",
-        {
-            "x": ROWS, "weight": WEIGHT, **scale_and_shift("k"),
-            "bias": channels("k", optional=True), **TRAINED,
-            "residual": Data("nk", optional=True), "out": Out(Place("nk", apart=FUSED_INPUTS)),
-        },
-        results_of("dense_batch_norm_forward"),
-        "ck",
-    ),
-    Function(
-        "dense_batch_norm_inference",
-        {
-            "x": ROWS, "weight": WEIGHT, **moments("k"), **scale_and_shift("k"),
-            "bias": channels("k", optional=True), **GIVEN, "residual": Data("nk", optional=True),
-            "out": Out(Place("nk", ("residual",), ("x", "weight"))),
-        },
-        results_of("dense_batch_norm_inference"),
-        "nck",
-    ),
-    Function(
-        "dense_batch_norm_backward",
-        {
-            "dy": Data("nk"), "context": context_of("dense_batch_norm_forward"),
-            "needs": FUSED_NEEDS,
-            "out": Gradients(
-                nbnorm.DenseBatchNormGradients, nbnorm.BatchNormGradients,
-                places(
-                    FUSED_CONTEXT, dx="nc", dweight="kc", dbias="k", dgamma="k", dbeta="k",
-                    dresidual="nk",
-                ),
-            ),
-        },
-        gradients_of("dense_batch_norm_backward"),
-    ),
-    Function(
-        "conv2d_forward",
-        {
-            "x": IMAGES, "weight": WINDOW, "bias": channels("k", optional=True), **SLIDE,
-            "out": Out(Place("nkij", apart=("x", "weight", "bias"))),
-        },
-        results_of("conv2d_forward", "axis"),
-        "nw",
-    ),
-    Function(
-        "conv2d_backward",
-        {
-            "dy": Data("nkij"), "x": IMAGES, "weight": WINDOW, **SLIDE,
-            "needs": needs("dx", "dweight", "dbias"),
-            "out": Gradients(
-                nbnorm.Conv2dGradients, nbnorm.DenseGradients,
-                places(("dy", "x", "weight"), dx="nchw", dweight="kcrs", dbias="k"),
-            ),
-        },
-        results_of("conv2d_backward", "axis", "needs"),
-        "nw",
-    ),
-    Function(
-        "conv2d_batch_norm_forward",
-        {
-            "x": IMAGES, "weight": WINDOW, **scale_and_shift("k"),
-            "bias": channels("k", optional=True), **SLIDE, **TRAINED,
-            "residual": Data("nkij", optional=True), "out": Out(Place("nkij", apart=FUSED_INPUTS)),
-        },
-        results_of("conv2d_batch_norm_forward", "axis"),
-        "w",
-    ),
-    Function(
-        "conv2d_batch_norm_inference",
-        {
-            "x": IMAGES, "weight": WINDOW, **moments("k"), **scale_and_shift("k"),
-            "bias": channels("k", optional=True), **SLIDE, **GIVEN,
-            "residual": Data("nkij", optional=True),
-            "out": Out(Place("nkij", ("residual",), ("x", "weight"))),
-        },
-        results_of("conv2d_batch_norm_inference", "axis"),
-        "nw",
-    ),
-    Function(
-        "conv2d_batch_norm_backward",
-        {
-            "dy": Data("nkij"), "context": context_of("conv2d_batch_norm_forward"),
-            "needs": FUSED_NEEDS,
-            "out": Gradients(
-                nbnorm.Conv2dBatchNormGradients, nbnorm.DenseBatchNormGradients,
-                places(
-                    FUSED_CONTEXT, dx="nchw", dweight="kcrs", dbias="k", dgamma="k", dbeta="k",
-                    dresidual="nkij",
-                ),
-            ),
-        },
-        gradients_of("conv2d_batch_norm_backward", padding=PADDING.value),
-    ),
-    Function(
-        "fold_batch_norm",
-        {
-            "weight": Data("kcrs", same=False, decides=True, free=("c", "r", "s")),
-            "bias": channels("k", optional=True),
-            **moments("k"), **scale_and_shift("k"), "eps": EPS,
-        },
-        results_of("fold_batch_norm"),
-        "kcrs",
-    ),
-    Function(
-        "cross_iteration_batch_norm_forward",
-        {
-            "x": X, "earlier": Batches(), **scale_and_shift("c"), "axis": kept_axes(3),
-            "eps": EPS, "ddof": DDOF, "activation": ACTIVATION,
-            "residual": Data("ncp", optional=True),
-            "out": Out(Place("ncp", apart=FORWARD_INPUTS)),
-        },
-        with_statistics,
-        "c",
-    ),
-    Function(
-        "batch_statistics", {"x": ANY, "axis": kept_axes(3)}, results_of("batch_statistics"), "c"
-    ),
-    Function(
-        "merge_statistics", {"parts": Batches(fixed=False, empty=False)},
-        results_of("merge_statistics"), "c",
-    ),
-    *normalize("l1_normalize"), *normalize("l2_normalize"),
-    penalty("l1_penalty"), penalty("l2_penalty"),
-]  # fmt: skip
+        name,
+        {argument: kind_of(operation, direction, argument) for argument in parameters(name)},
+        twin_of(operation, direction),
+        EMPTY.get(name, ""),
+    )
+    for operation in OPERATIONS
+    for direction, name in operation.functions.items()
+]
