@@ -20,36 +20,23 @@ PADDING = 1
 
 
 def load_nbnorm(algorithm: str = "direct") -> Library:
-    import nbnorm
+    from nbnorm.operations import OPERATIONS
 
-    def run(operation: str, given: dict[str, Any], axis: int) -> Outputs:
-        x, dy, gamma, beta = (given[name] for name in ("x", "dy", "gamma", "beta"))
-        options = {"eps": given["eps"]}
-        family = operation.replace(" + ", "_").replace(" ", "_")
-        if operation == "batch norm":
-            options["axis"] = axis
-        if operation.startswith("conv2d"):
-            slide = {"padding": PADDING, "axis": axis, "algorithm": algorithm}
-            options |= slide
-        if "batch norm" not in operation:
-            forward, backward = (getattr(nbnorm, f"{family}_{way}") for way in WAYS)
-            slide = {} if operation == "dense" else slide
-            gradients = backward(dy, x, given["weight"], **slide)
-            return {"y": forward(x, given["weight"], beta, **slide)} | gradients._asdict()
-        forward, backward = (getattr(nbnorm, f"{family}_{way}") for way in WAYS)
-        weight = [given["weight"]] if "weight" in given else []
-        y, context = forward(x, *weight, gamma, beta, **options)
-        outputs = {"y": y} | backward(dy, context)._asdict()
+    by_title = {operation.title: operation for operation in OPERATIONS}
+
+    def run(title: str, given: dict[str, Any], axis: int) -> Outputs:
+        operation = by_title[title]
+        arguments = given | {"axis": axis, "padding": PADDING, "algorithm": algorithm}
+        if not operation.parts:  # else the batch norm has a beta
+            arguments["bias"] = given["beta"]
+        taken = {name: arguments[name] for name in arguments.keys() & operation.arguments}
+        y, _, gradients = operation.train(taken)
+        outputs = {"y": y, **gradients._asdict()}
         if "mean" in given:
-            inference = getattr(nbnorm, f"{family}_inference")
-            statistics = given["mean"], given["var"]
-            outputs["inference"] = inference(x, *weight, *statistics, gamma, beta, **options)
+            outputs["inference"] = operation.call("inference", taken)()
         return outputs
 
     return run
-
-
-WAYS = ("forward", "backward")
 
 
 def load_auto() -> Library:

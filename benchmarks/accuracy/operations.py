@@ -27,6 +27,7 @@ from benchmarks.accuracy import truth
 from benchmarks.accuracy.batteries import Array, Trial, draw
 from benchmarks.accuracy.products import Conv2d, Dense
 from benchmarks.accuracy.truth import Truth
+from nbnorm import operations
 
 CHANNELS = 16  # of a product's output, and at least as many of a convolution's input
 SLOW = 1024  # pixels of a float64 convolution: long double has no fast product
@@ -37,11 +38,25 @@ Product = Dense | Conv2d | None
 
 @dataclass(frozen=True)
 class Operation:
-    """A function, forward and backward, and its inference."""
+    """An operation of nbnorm as it is measured: forward and backward, and its inference."""
 
-    name: str
-    product: str = ""  # "dense" or "conv2d"
-    normalized: bool = True
+    entry: operations.Operation
+
+    @property
+    def name(self) -> str:
+        """As tables have it."""
+        return self.entry.title
+
+    @property
+    def product(self) -> str:
+        """Its product's name, or "" where there is none."""
+        product, *_ = self.entry.parts or (self.entry.name,)
+        return product if "weight" in self.entry.arrays else ""
+
+    @property
+    def normalized(self) -> bool:
+        """Whether there is a batch norm."""
+        return "gamma" in self.entry.arrays
 
     def inputs(self, trial: Trial, dtype: str) -> tuple[Product, dict[str, Any]]:
         """The arrays of a trial, in the type that a library is given."""
@@ -92,12 +107,11 @@ class Operation:
         return _normalized(product, z, np.maximum(abs(z), terms), given, wide)
 
 
+# Not norms and penalties, which are sums of positive numbers: nobody gets those wrong.
 OPERATIONS = [
-    Operation("batch norm"),
-    Operation("dense", "dense", normalized=False),
-    Operation("dense + batch norm", "dense"),
-    Operation("conv2d", "conv2d", normalized=False),
-    Operation("conv2d + batch norm", "conv2d"),
+    Operation(entry)
+    for entry in operations.OPERATIONS
+    if entry.gradients and "backward" in entry.directions
 ]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .calls import Calls, Directions, kernels_of, warm_up
+from .calls import Calls, Data, Directions, calls_of, draw, kernels_of, warm_up
 from .ratio import on_one_thread, ratio
 
 SHAPES = {
@@ -19,43 +17,17 @@ SHAPES = {
 LAYOUTS = ["channels-first", "channels-last"]
 
 
-class Arrays(NamedTuple):
-    """Data of one shape and layout."""
-
-    x: np.ndarray
-    dy: np.ndarray
-    gamma: np.ndarray
-    beta: np.ndarray
-    out: np.ndarray
-    axis: int
+def data_of(shape: str, layout: str) -> Data:
+    n, c, *others = SHAPES[shape]
+    if layout == "channels-last" and not others:
+        raise NotImplementedError("(n, c) has one layout")
+    sizes = {"n": n, "c": c, "p": tuple(others)}
+    return draw("batch_norm", sizes, axis=1 if layout == "channels-first" else -1)
 
 
-def arrays(shape: str, layout: str) -> Arrays:
-    sizes = SHAPES[shape]
-    axis = 1
-    if layout == "channels-last":
-        if len(sizes) == 2:
-            raise NotImplementedError("(n, c) has one layout")
-        sizes, axis = (sizes[0], *sizes[2:], sizes[1]), -1
-    rng = np.random.default_rng(0)
-    x, dy = (rng.standard_normal(sizes, dtype=np.float32) for _ in range(2))
-    gamma, beta = (rng.random(sizes[axis], dtype=np.float32) for _ in range(2))
-    return Arrays(x, dy, gamma, beta, np.empty_like(x), axis)
-
-
-def function_calls(data: Arrays) -> Calls:
+def function_calls(shape: str, layout: str) -> Calls:
     """Outputs preallocated."""
-    import nbnorm
-
-    x, dy, gamma, beta, out, axis = data
-    _, context = nbnorm.batch_norm_forward(x, gamma, beta, axis=axis, out=out)
-    mean, var = context.mean, context.var
-    gradients = nbnorm.BatchNormGradients(dx=out)
-    return Calls(
-        lambda: nbnorm.batch_norm_forward(x, gamma, beta, axis=axis, out=out),
-        lambda: nbnorm.batch_norm_backward(dy, context, out=gradients),
-        lambda: nbnorm.batch_norm_inference(x, mean, var, gamma, beta, axis=axis, out=out),
-    )
+    return calls_of("batch_norm", data_of(shape, layout))
 
 
 class _BatchNorm(Directions):
@@ -67,14 +39,14 @@ class Kernel(_BatchNorm):
     """The compiled code of a call, on arrays made before."""
 
     def prepare(self, shape: str, layout: str) -> Calls:
-        return kernels_of(function_calls(arrays(shape, layout)))
+        return kernels_of(function_calls(shape, layout))
 
 
 class Function(_BatchNorm):
     """Single calls, outputs preallocated."""
 
     def prepare(self, shape: str, layout: str) -> Calls:
-        return function_calls(arrays(shape, layout))
+        return function_calls(shape, layout)
 
 
 class Layer(_BatchNorm):
@@ -83,8 +55,9 @@ class Layer(_BatchNorm):
     def prepare(self, shape: str, layout: str) -> Calls:
         import nbnorm
 
-        x, dy, gamma, _, _, axis = arrays(shape, layout)
-        layer, frozen = (nbnorm.BatchNorm(len(gamma), axis=axis) for _ in range(2))
+        given = data_of(shape, layout).given
+        x, dy, axis = given["x"], given["dy"], given["axis"]
+        layer, frozen = (nbnorm.BatchNorm(x.shape[axis], axis=axis) for _ in range(2))
         _, context = layer.forward(x)
         frozen.eval()
         return Calls(
@@ -103,9 +76,9 @@ class Ratio:
 
     def setup(self, shape: str, layout: str) -> None:
         on_one_thread()
-        data = arrays(shape, layout)
-        x, dy, out = data.x, data.dy, data.out
-        self.calls = function_calls(data)
+        data = data_of(shape, layout)
+        x, dy, out = data.given["x"], data.given["dy"], data.out["y"]
+        self.calls = calls_of("batch_norm", data)
         self.copy = lambda: np.copyto(out, x)
         self.add = lambda: np.add(x, dy, out=out)
         warm_up(self.calls)

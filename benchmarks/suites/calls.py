@@ -1,4 +1,4 @@
-"""What the asv suites of an operation share: three calls, timed, and the kernels within them."""
+"""What the asv suites of an operation share: its data, three calls, and the kernels within them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import numpy as np
 
 Run = Callable[[], object]
 
@@ -21,6 +23,82 @@ class Calls(NamedTuple):
     forward: Run
     backward: Run
     inference: Run
+
+
+class Data(NamedTuple):
+    """Arguments of an operation's functions, and the arrays that results go to, both by name."""
+
+    given: dict[str, Any]
+    out: dict[str, Any]
+
+
+def draw(name: str, sizes: dict[str, Any], without: Sequence[str] = (), **options: Any) -> Data:
+    """Data in float32; see nbnorm/operations.py for names, sizes and options."""
+    from nbnorm.operations import BY_NAME
+
+    operation = BY_NAME[name]
+    given = operation.draw(np.random.default_rng(0), np.float32, sizes, **options)
+    for missing in ("bias", "residual", "mean", "var", *without):
+        given.pop(missing, None)
+    out = {"y": np.empty_like(given["dy"])}
+    if "weight" in given:
+        out |= {"dx": np.empty_like(given["x"]), "dweight": np.empty_like(given["weight"])}
+    else:
+        out |= {"dx": out["y"]}  # one array serves for both
+    return Data(given, out)
+
+
+def calls_of(name: str, data: Data) -> Calls:
+    """The calls of an operation, outputs preallocated. Without batch norm inference is forward."""
+    import nbnorm
+    from nbnorm.operations import BY_NAME
+
+    operation, given, out = BY_NAME[name], *data
+    forward = operation.call("forward", given, out=out["y"])
+    gradients = out["dx"]
+    if operation.gradients:
+        kind = getattr(nbnorm, operation.gradients)
+        gradients = kind(**{d: out.get(d) for d in kind._fields})
+    result = forward()
+    if not operation.context:
+        needs = [d for d in out if d != "y"]
+        return Calls(
+            forward, operation.call("backward", given, needs=needs, out=gradients), forward
+        )
+    context = result[1]
+    backward = operation.call("backward", given, context=context, out=gradients)
+    if "inference" not in operation.directions:
+        return Calls(forward, backward, forward)
+    statistics = {"mean": context.mean, "var": context.var}
+    inference = operation.call("inference", given | statistics, out=out["y"])
+    return Calls(forward, backward, inference)
+
+
+def separate_calls_of(name: str, data: Data) -> Calls:
+    """The same by the operations that it is made of, one after the other."""
+    from nbnorm.operations import BY_NAME
+
+    z, dz = (np.empty_like(data.out["y"]) for _ in range(2))
+    given, (product, norm) = data.given, BY_NAME[name].parts
+    of_product, of_norm = ({key: given[key] for key in given.keys() & BY_NAME[part].arguments}
+                           for part in (product, norm))  # fmt: skip
+    first = calls_of(product, Data(of_product | {"dy": dz}, data.out | {"y": z}))
+    second = calls_of(norm, Data(of_norm | {"x": z}, {"y": data.out["y"], "dx": dz}))
+    return Calls(
+        in_turn(first.forward, second.forward),
+        in_turn(second.backward, first.backward),
+        in_turn(first.forward, second.inference),
+    )
+
+
+def in_turn(*calls: Run) -> Run:
+    """Several calls in one."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
 
 
 class Directions(ABC):
@@ -68,12 +146,7 @@ def warm_up(*every: Calls) -> None:
 
 def step(calls: Calls) -> Run:
     """Forward and backward in one."""
-
-    def run() -> None:
-        calls.forward()
-        calls.backward()
-
-    return run
+    return in_turn(calls.forward, calls.backward)
 
 
 def kernels_of(calls: Calls) -> Calls:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .calls import Calls, Directions, kernels_of, step, warm_up
+from .calls import (
+    Calls,
+    Data,
+    Directions,
+    calls_of,
+    draw,
+    kernels_of,
+    separate_calls_of,
+    step,
+    warm_up,
+)
 from .ratio import on_one_thread, ratio
 
 SHAPES = {  # (n, c, k)
@@ -17,99 +25,29 @@ SHAPES = {  # (n, c, k)
 }
 
 
-class Arrays(NamedTuple):
-    """Data of one shape; `out`, `dx` and `dweight` are written."""
-
-    x: np.ndarray
-    weight: np.ndarray
-    dy: np.ndarray
-    gamma: np.ndarray
-    beta: np.ndarray
-    out: np.ndarray
-    dx: np.ndarray
-    dweight: np.ndarray
+ALONE, FUSED = "dense", "dense_batch_norm"
 
 
-def arrays(shape: str) -> Arrays:
+def data_of(shape: str, name: str = FUSED) -> Data:
     n, c, k = SHAPES[shape]
-    rng = np.random.default_rng(0)
-    x, weight, dy = (
-        rng.standard_normal(sizes, dtype=np.float32) for sizes in ((n, c), (k, c), (n, k))
-    )
-    weight /= np.float32(c**0.5)
-    gamma, beta = (rng.random(k, dtype=np.float32) for _ in range(2))
-    return Arrays(x, weight, dy, gamma, beta, *map(np.empty_like, (dy, x, weight)))
+    options = {"activation": "relu"} if name == FUSED else {}
+    return draw(name, {"n": n, "c": c, "k": k}, **options)
 
 
-def fused_calls(data: Arrays) -> Calls:
+def fused_calls(shape: str) -> Calls:
     """With batch norm and ReLU; outputs preallocated."""
-    import nbnorm
-
-    x, weight, dy, gamma, beta, out, dx, dweight = data
-    gradients = nbnorm.DenseBatchNormGradients(dx=dx, dweight=dweight)
-
-    def forward() -> tuple:
-        return nbnorm.dense_batch_norm_forward(x, weight, gamma, beta, activation="relu", out=out)
-
-    _, context = forward()
-    mean, var = context.mean, context.var
-    return Calls(
-        forward,
-        lambda: nbnorm.dense_batch_norm_backward(dy, context, out=gradients),
-        lambda: nbnorm.dense_batch_norm_inference(
-            x, weight, mean, var, gamma, beta, activation="relu", out=out
-        ),
-    )
+    return calls_of(FUSED, data_of(shape))
 
 
-def separate_calls(data: Arrays) -> Calls:
-    """The same by the dense layer's functions and batch norm's."""
-    import nbnorm
-
-    x, weight, dy, gamma, beta, out, dx, dweight = data
-    z, dz = (np.empty_like(out) for _ in range(2))
-    normalized = nbnorm.BatchNormGradients(dx=dz)
-    gradients = nbnorm.DenseGradients(dx, dweight, None)
-    needs = ("dx", "dweight")
-
-    def forward() -> tuple:
-        nbnorm.dense_forward(x, weight, out=z)
-        return nbnorm.batch_norm_forward(z, gamma, beta, activation="relu", out=out)
-
-    _, context = forward()
-    mean, var = context.mean, context.var
-
-    def backward() -> None:
-        nbnorm.batch_norm_backward(dy, context, out=normalized)
-        nbnorm.dense_backward(dz, x, weight, needs=needs, out=gradients)
-
-    def inference() -> None:
-        nbnorm.dense_forward(x, weight, out=z)
-        nbnorm.batch_norm_inference(z, mean, var, gamma, beta, activation="relu", out=out)
-
-    return Calls(forward, backward, inference)
-
-
-def alone_calls(data: Arrays) -> Calls:
+def alone_calls(shape: str) -> Calls:
     """Without batch norm, where inference is the forward."""
-    import nbnorm
-
-    x, weight, dy, _, _, out, dx, dweight = data
-    gradients, needs = nbnorm.DenseGradients(dx, dweight, None), ("dx", "dweight")
-
-    def forward() -> np.ndarray:
-        return nbnorm.dense_forward(x, weight, out=out)
-
-    return Calls(
-        forward,
-        lambda: nbnorm.dense_backward(dy, x, weight, needs=needs, out=gradients),
-        forward,
-    )
+    return calls_of(ALONE, data_of(shape, ALONE))
 
 
-def products(data: Arrays) -> Calls:
+def products(data: Data) -> Calls:
     """NumPy's matmuls in place of each."""
-    x, weight, dy, _, _, out, dx, dweight = data
+    x, weight, dy = (data.given[name] for name in ("x", "weight", "dy"))
+    out, dx, dweight = (data.out[name] for name in ("y", "dx", "dweight"))
 
     def forward() -> None:
         np.matmul(x, weight.T, out=out)
@@ -130,21 +68,21 @@ class Kernel(_Dense):
     """The compiled code of a call, on arrays made before."""
 
     def prepare(self, shape: str) -> Calls:
-        return kernels_of(fused_calls(arrays(shape)))
+        return kernels_of(fused_calls(shape))
 
 
 class Function(_Dense):
     """Single calls, outputs preallocated."""
 
     def prepare(self, shape: str) -> Calls:
-        return fused_calls(arrays(shape))
+        return fused_calls(shape)
 
 
 class AloneFunction(_Dense):
     """Without batch norm; there inference is the forward."""
 
     def prepare(self, shape: str) -> Calls:
-        return alone_calls(arrays(shape))
+        return alone_calls(shape)
 
 
 class Layer(_Dense):
@@ -153,8 +91,8 @@ class Layer(_Dense):
     def prepare(self, shape: str) -> Calls:
         import nbnorm
 
-        data = arrays(shape)
-        x, dy, (k, c) = data.x, data.dy, data.weight.shape
+        given = data_of(shape).given
+        x, dy, (k, c) = given["x"], given["dy"], given["weight"].shape
         layer, frozen = (nbnorm.DenseBatchNorm(c, k, activation="relu") for _ in range(2))
         _, context = layer.forward(x)
         frozen.eval()
@@ -174,8 +112,8 @@ class Fused:
 
     def setup(self, shape: str) -> None:
         on_one_thread()
-        data = arrays(shape)
-        self.fused, self.separate = fused_calls(data), separate_calls(data)
+        data = data_of(shape)
+        self.fused, self.separate = calls_of(FUSED, data), separate_calls_of(FUSED, data)
         warm_up(self.fused, self.separate)
 
     def track_step_over_separate(self, shape: str) -> float:
@@ -194,8 +132,8 @@ class Ratio:
 
     def setup(self, shape: str) -> None:
         on_one_thread()
-        data = arrays(shape)
-        self.fused, self.limit = fused_calls(data), products(data)
+        data = data_of(shape)
+        self.fused, self.limit = calls_of(FUSED, data), products(data)
         warm_up(self.fused)
 
     def track_forward_over_matmul(self, shape: str) -> float:
@@ -217,8 +155,8 @@ class AloneRatio:
 
     def setup(self, shape: str) -> None:
         on_one_thread()
-        data = arrays(shape)
-        self.calls, self.limit = alone_calls(data), products(data)
+        data = data_of(shape, ALONE)
+        self.calls, self.limit = calls_of(ALONE, data), products(data)
         warm_up(self.calls)
 
     def track_forward_over_matmul(self, shape: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .calls import calls_of, draw
 from .ratio import ratio
 
 SHAPES = {
@@ -28,25 +29,17 @@ class _Normalize:
     param_names = ("shape", "kind")
 
     def setup(self, shape: str, kind: str) -> None:
-        import nbnorm
-
-        sizes = SHAPES[shape]
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal(sizes, dtype=np.float32)
-        dy = rng.standard_normal(sizes, dtype=np.float32)
-        out = np.empty_like(x)
+        n, c, *others = SHAPES[shape]
+        sizes = {"n": n, "c": c, "p": tuple(others)}
         if kind == "per activation":
-            options = {"axis": tuple(range(1, x.ndim)), "ddof": 1}
-            _, context = nbnorm.batch_norm_forward(x, **options)
-            gradients = nbnorm.BatchNormGradients(dx=out)
-            self.forward = lambda: nbnorm.batch_norm_forward(x, **options, out=out)
-            self.backward = lambda: nbnorm.batch_norm_backward(dy, context, out=gradients)
+            name = "batch_norm"
+            axis = tuple(range(1, len(SHAPES[shape])))
+            data = draw(name, sizes, without=("gamma", "beta"), axis=axis, ddof=1)
         else:
-            forward = getattr(nbnorm, f"{kind}_normalize_forward")
-            backward = getattr(nbnorm, f"{kind}_normalize_backward")
-            _, context = forward(x)
-            self.forward = lambda: forward(x, out=out)
-            self.backward = lambda: backward(dy, context, out=out)
+            name = f"{kind}_normalize"
+            data = draw(name, sizes)
+        self.forward, self.backward, _ = calls_of(name, data)
+        x, dy, out = data.given["x"], data.given["dy"], data.out["y"]
         self.copy = lambda: np.copyto(out, x)
         self.add = lambda: np.add(x, dy, out=out)
         self.forward()

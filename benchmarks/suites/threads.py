@@ -15,10 +15,10 @@ THREADS = [1, 2, 4]
 def calls_of(operation: str) -> Calls:
     kind, shape, *layout = operation.split(", ")
     if kind == "batch norm":
-        return batch_norm.function_calls(batch_norm.arrays(shape, *layout))
+        return batch_norm.function_calls(shape, *layout)
     if kind == "dense":
-        return dense_batch_norm.fused_calls(dense_batch_norm.arrays(shape))
-    return conv2d_batch_norm.fused_calls(conv2d_batch_norm.arrays(shape, *layout))
+        return dense_batch_norm.fused_calls(shape)
+    return conv2d_batch_norm.fused_calls(shape, *layout)
 
 
 OPERATIONS = [

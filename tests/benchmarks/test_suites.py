@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.suites import batch_norm, dense_batch_norm, memory, startup
-from benchmarks.suites.calls import Calls, Directions, kernels_of
+from benchmarks.suites import (
+    batch_norm,
+    conv2d_batch_norm,
+    dense_batch_norm,
+    memory,
+    normalize,
+    startup,
+)
+from benchmarks.suites.calls import Calls, Directions, calls_of, kernels_of, separate_calls_of
 from benchmarks.suites.ratio import ratio
 from nbnorm.jit import threads
+from nbnorm.operations import OPERATIONS
 
 SMALL = ("8x16x4x4", "channels-first")
 
@@ -16,20 +24,20 @@ SMALL = ("8x16x4x4", "channels-first")
 @pytest.mark.parametrize("direction", Calls._fields)
 @pytest.mark.parametrize("layout", batch_norm.LAYOUTS)
 def test_kernels_without_their_function_do_its_work(layout, direction):
-    data = batch_norm.arrays("8x16x4x4", layout)
-    function = batch_norm.function_calls(data)
+    data = batch_norm.data_of("8x16x4x4", layout)
+    function, out = calls_of("batch_norm", data), data.out["y"]
     kernels = kernels_of(function)
     getattr(function, direction)()
-    expected = data.out.copy()
-    data.out.fill(np.nan)
+    expected = out.copy()
+    out.fill(np.nan)
     getattr(kernels, direction)()
-    assert np.array_equal(data.out, expected)
+    assert np.array_equal(out, expected)
 
 
 def test_recording_kernels_leaves_nothing_behind():
     from nbnorm.launch import batch_norm as execution
 
-    kernels_of(batch_norm.function_calls(batch_norm.arrays(*SMALL)))
+    kernels_of(batch_norm.function_calls(*SMALL))
     assert execution.run is threads.run
 
 
@@ -79,16 +87,27 @@ def test_a_ratio_is_that_of_the_times():
 
 @pytest.mark.parametrize("shape", ["256x784x512", "32x100x10"])
 def test_fused_and_separate_calls_agree(shape):
-    data = dense_batch_norm.arrays(shape)
+    data = dense_batch_norm.data_of(shape)
     found = {}
-    for make in (dense_batch_norm.fused_calls, dense_batch_norm.separate_calls):
-        calls = make(data)
+    for make in (calls_of, separate_calls_of):
+        calls = make(dense_batch_norm.FUSED, data)
         calls.forward()
         calls.backward()
-        found[make] = [array.copy() for array in (data.out, data.dx, data.dweight)]
+        found[make] = [array.copy() for array in data.out.values()]
     for fused, separate in zip(*found.values(), strict=True):
         # float32 sums of at most 784 terms, taken in another order
         np.testing.assert_allclose(fused, separate, rtol=1e-3, atol=1e-3)
+
+
+def test_every_operation_that_learns_is_timed():
+    products = {
+        name
+        for suite in (dense_batch_norm, conv2d_batch_norm)
+        for name in (suite.ALONE, suite.FUSED)
+    }
+    norms = {f"{kind}_normalize" for kind in normalize.KINDS if kind != "per activation"}
+    learning = {operation.name for operation in OPERATIONS if "backward" in operation.directions}
+    assert {"batch_norm", *products, *norms} == learning
 
 
 @pytest.mark.slow

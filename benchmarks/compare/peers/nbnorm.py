@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.compare.memory import memory_data
 from benchmarks.compare.peers import normalizing
 from benchmarks.compare.protocol import Call, Given
+from nbnorm.operations import BY_NAME, Operation
 
 
 class Adapter(normalizing.Nbnorm):
@@ -18,59 +19,47 @@ class Adapter(normalizing.Nbnorm):
         self.nbnorm = nbnorm  # its threads are set by NUMBA_NUM_THREADS
 
     def batch_norm_inference(self, given: Given) -> Call:
-        x, mean, var, gamma, beta = (given[k] for k in ("x", "mean", "var", "gamma", "beta"))
-        keywords = {"axis": given.axis, "eps": given["eps"], "out": _like(x, given.reuse)}
-        function = self.nbnorm.batch_norm_inference
-        return Call(lambda: function(x, mean, var, gamma, beta, **keywords), lambda y: {"y": y})
+        return self._inference("batch_norm", given)
 
     def batch_norm_forward(self, given: Given) -> Call:
-        forward = self._forward(given, _like(given["x"], given.reuse))
-        return Call(forward, lambda result: {"y": result[0]})
+        return self._forward("batch_norm", given)
 
     def batch_norm_backward(self, given: Given) -> Call:
-        _, context = self._forward(given)()
-        dy, out = given["dy"], None
+        operation, out = BY_NAME["batch_norm"], None
+        _, context = operation.call("forward", _arguments(operation, given))()
         if given.reuse:
-            gamma = given["gamma"]
-            out = self.nbnorm.BatchNormGradients(_like(dy), _like(gamma), _like(gamma), None)
-        function = self.nbnorm.batch_norm_backward
-        return Call(lambda: function(dy, context, out=out), _gradients)
+            dx, dgamma, dbeta = (_like(given[name]) for name in ("dy", "gamma", "gamma"))
+            out = self.nbnorm.BatchNormGradients(dx, dgamma, dbeta, None)
+        arguments = {"dy": given["dy"], "context": context, "out": out}
+        return Call(operation.call("backward", arguments), _gradients)
 
     def batch_norm_forward_backward(self, given: Given) -> Call:
-        forward, backward, dy = self._forward(given), self.nbnorm.batch_norm_backward, given["dy"]
-
-        def run() -> Any:
-            y, context = forward()
-            return y, backward(dy, context)
-
-        return Call(run, lambda result: {"y": result[0], **_gradients(result[1])})
+        return self._step("batch_norm", given)
 
     def dense_forward(self, given: Given) -> Call:
-        x, weight = given["x"], given["weight"]
-        function, out = self.nbnorm.dense_forward, _like(given["dy"], given.reuse)
-        return Call(lambda: function(x, weight, out=out), lambda z: {"z": z})
+        operation = BY_NAME["dense"]
+        out = _like(given["dy"], given.reuse)
+        return Call(
+            operation.call("forward", _arguments(operation, given), out=out), lambda z: {"z": z}
+        )
 
     def dense_batch_norm_inference(self, given: Given) -> Call:
-        return self._layer_inference(given, self.nbnorm.dense_batch_norm_inference)
+        return self._inference("dense_batch_norm", given)
 
     def dense_batch_norm_forward(self, given: Given) -> Call:
-        forward = self._layer_forward(given, self.nbnorm.dense_batch_norm_forward)
-        return Call(forward, lambda result: {"y": result[0]})
+        return self._forward("dense_batch_norm", given)
 
     def dense_batch_norm_forward_backward(self, given: Given) -> Call:
-        forward = self._layer_forward(given, self.nbnorm.dense_batch_norm_forward)
-        return _step(forward, self.nbnorm.dense_batch_norm_backward, given["dy"])
+        return self._step("dense_batch_norm", given)
 
     def conv2d_batch_norm_inference(self, given: Given) -> Call:
-        return self._layer_inference(given, self.nbnorm.conv2d_batch_norm_inference)
+        return self._inference("conv2d_batch_norm", given)
 
     def conv2d_batch_norm_forward(self, given: Given) -> Call:
-        forward = self._layer_forward(given, self.nbnorm.conv2d_batch_norm_forward)
-        return Call(forward, lambda result: {"y": result[0]})
+        return self._forward("conv2d_batch_norm", given)
 
     def conv2d_batch_norm_forward_backward(self, given: Given) -> Call:
-        forward = self._layer_forward(given, self.nbnorm.conv2d_batch_norm_forward)
-        return _step(forward, self.nbnorm.conv2d_batch_norm_backward, given["dy"])
+        return self._step("conv2d_batch_norm", given)
 
     def conv2d_batch_norm_memory(self, given: Given) -> Call:
         """Its layers, in a row."""
@@ -91,23 +80,35 @@ class Adapter(normalizing.Nbnorm):
 
         return Call(step, lambda results: dict(zip(("y", "dx"), results, strict=True)))
 
-    def _layer_inference(self, given: Given, function: Any) -> Call:
-        """Called with batch norm's own parameters: it folds them itself, each time."""
-        names = ("x", "weight", "mean", "var", "gamma", "beta")
-        arrays = [given[name] for name in names]
-        keywords = layer_keywords(given) | {"out": _like(given["dy"], given.reuse)}
-        return Call(lambda: function(*arrays, **keywords), lambda y: {"y": y})
+    def _inference(self, name: str, given: Given) -> Call:
+        """Called with batch norm's own parameters: layers fold them themselves, each time."""
+        operation, out = BY_NAME[name], _like(given["dy"], given.reuse)
+        arguments = _arguments(operation, given)
+        return Call(operation.call("inference", arguments, out=out), lambda y: {"y": y})
 
-    def _layer_forward(self, given: Given, function: Any) -> Any:
-        arrays = [given[name] for name in ("x", "weight", "gamma", "beta")]
-        keywords = layer_keywords(given)
-        return lambda: function(*arrays, **keywords)
+    def _forward(self, name: str, given: Given) -> Call:
+        operation, out = BY_NAME[name], _like(given["dy"], given.reuse)
+        arguments = _arguments(operation, given)
+        return Call(operation.call("forward", arguments, out=out), lambda result: {"y": result[0]})
 
-    def _forward(self, given: Given, out: Any = None) -> Any:
-        x, gamma, beta = given["x"], given["gamma"], given["beta"]
-        keywords = {"axis": given.axis, "eps": given["eps"], "out": out}
-        function = self.nbnorm.batch_norm_forward
-        return lambda: function(x, gamma, beta, **keywords)
+    def _step(self, name: str, given: Given) -> Call:
+        operation, dy = BY_NAME[name], given["dy"]
+        forward = operation.call("forward", _arguments(operation, given))
+        backward = getattr(self.nbnorm, operation.function("backward"))
+
+        def run() -> Any:
+            y, context = forward()
+            return y, backward(dy, context)
+
+        return Call(run, lambda result: {"y": result[0], **_gradients(result[1])})
+
+
+def _arguments(operation: Operation, given: Given) -> dict[str, Any]:
+    """What the functions of an operation take of a case; behind a product there is a ReLU."""
+    arguments = given.values | {"axis": given.axis}
+    if operation.parts:
+        arguments["activation"] = "relu"
+    return {name: arguments[name] for name in arguments.keys() & operation.arguments}
 
 
 def convolution(given: Given) -> dict[str, Any]:
@@ -116,24 +117,10 @@ def convolution(given: Given) -> dict[str, Any]:
     return {name: given[name] for name in names if name in given.values}
 
 
-def layer_keywords(given: Given) -> dict[str, Any]:
-    """What a fused function is told beside its arrays."""
-    axis = {"axis": given.axis} if given["weight"].ndim == 4 else {}
-    return {"eps": given["eps"], "activation": "relu", **axis, **convolution(given)}
-
-
-def _step(forward: Any, backward: Any, dy: Any) -> Call:
-    def run() -> Any:
-        y, context = forward()
-        return y, backward(dy, context)
-
-    names = ("dx", "dweight", "dgamma", "dbeta")
-    return Call(run, lambda result: {"y": result[0], **{k: getattr(result[1], k) for k in names}})
-
-
 def _like(array: Any, wanted: bool = True) -> Any:
     return np.empty_like(array) if wanted else None
 
 
 def _gradients(gradients: Any) -> dict[str, Any]:
-    return {name: getattr(gradients, name) for name in ("dx", "dgamma", "dbeta")}
+    """Those that there are: cases have neither biases nor residuals."""
+    return {name: value for name, value in gradients._asdict().items() if value is not None}
