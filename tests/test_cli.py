@@ -169,7 +169,6 @@ def test_after_warmup_no_process_compiles(tmp_path):
 def test_warmup_shares_the_cache_if_asked(monkeypatch, capsys):
     shared = []
     monkeypatch.setattr(cli, "WARMING", ())
-    monkeypatch.setattr(cli, "WARMING_LAYERS", ())
     monkeypatch.setattr(cache, "share", lambda: shared.append(True))
     output_of(capsys, "warmup")
     assert shared == []
