@@ -15,7 +15,6 @@ from nbnorm import (
 )
 from nbnorm.functional import dense_batch_norm
 from nbnorm.launch import dense_by_covariance
-from nbnorm.launch.gemm import deep_product, matrix
 from tests.cases.dense_batch_norm import (
     BOUND,
     DENSE,
@@ -241,15 +240,3 @@ def test_a_large_mean_of_the_gradient_takes_the_ordinary_way(forced, rng, monkey
     spread = batch._replace(dy=(dy - 1000.0))
     bound = scales(DENSE, spread)["dx"] * 1000 * 2.0**-22  # dx is rounded beside the mean
     np.testing.assert_allclose(found.dx, exact.dx, rtol=0, atol=bound)
-
-
-def test_deep_products_are_added_in_float64(rng):
-    """The rounding errors of a slice are those of its blocks; those of slices do not add up."""
-    depth = 1 << (13 if config.DISABLE_JIT else 20)
-    a = rng.standard_normal((depth, 3)).astype(np.float32)
-    wide = a.astype(np.float64)
-    found = deep_product(matrix(a).transposed, matrix(a))
-    assert found.dtype == np.float64
-    slices = depth >> 12
-    bound = 2.0**-22 * depth / np.sqrt(slices)
-    np.testing.assert_allclose(found, wide.T @ wide, rtol=0, atol=bound)
