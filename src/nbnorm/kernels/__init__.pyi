@@ -1,4 +1,4 @@
-from nbnorm.kernels.activations import LeakyReLU, Mish, ReLU, SiLU
+from nbnorm.kernels.activations import GELU, LeakyReLU, Mish, ReLU, SiLU
 from nbnorm.kernels.batch_norm.fused import (
     backward_columns,
     backward_columns_parallel,
@@ -90,6 +90,7 @@ from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.kernels.norms.penalties import penalize, penalize_parallel
 
 __all__ = [
+    "GELU",
     "L1",
     "L2",
     "Epilogue",

@@ -21,16 +21,36 @@ from typing import Any, NamedTuple
 from numba.core import types
 
 from nbnorm.jit.elementary import exp
+from nbnorm.jit.normal import LARGEST, normal_distribution
 from nbnorm.jit.options import by_type, inlined
 from nbnorm.jit.simd import fma, select, splat
+
+
+@inlined
+def _at_least(z, bound):
+    """The larger of z and a number; NaN stays NaN."""
+    bound = splat(z, bound)
+    return select(z < bound, bound, z)
+
+
+@inlined
+def _at_most(z, bound):
+    """The smaller of z and a number; NaN stays NaN."""
+    bound = splat(z, bound)
+    return select(z > bound, bound, z)
+
+
+@inlined
+def _unless_nan(z, value):
+    """`value` in the lanes where z <= 0, NaN where z is NaN."""
+    return select(z < splat(z, 1.0), value, z)
 
 
 class ReLU(NamedTuple):
     """max(z, 0). The derivative at 0 is 0."""
 
     def value(self, z):
-        zero = splat(z, 0.0)
-        return select(z < zero, zero, z)
+        return _at_least(z, 0.0)
 
     def gradient(self, dy, z):
         zero = splat(z, 0.0)
@@ -49,10 +69,18 @@ class LeakyReLU(NamedTuple):
         return select(z > splat(z, 0.0), dy, _unless_nan(z, splat(z, self.slope) * dy))
 
 
-@inlined
-def _unless_nan(z, value):
-    """`value` in the lanes where z <= 0, NaN where z is NaN."""
-    return select(z < splat(z, 1.0), value, z)
+class GELU(NamedTuple):
+    """z Phi(z), where Phi is the normal distribution function (not its approximation by tanh)."""
+
+    # Beyond LARGEST, Phi(-z) and phi(z) are 0, and the product with z is to be 0 for infinity too.
+
+    def value(self, z):
+        _, distribution = normal_distribution(z)
+        return _at_least(z, -LARGEST) * distribution
+
+    def gradient(self, dy, z):
+        density, distribution = normal_distribution(z)
+        return dy * fma(_at_most(_at_least(z, -LARGEST), LARGEST), density, distribution)
 
 
 class SiLU(NamedTuple):
@@ -66,34 +94,29 @@ class SiLU(NamedTuple):
         # With s = 1 / (1 + e) and e = exp(-z):  silu' = s + z s (1 - s), where 1 - s is e s without
         # its rounding error. Below -80 silu' is 0 to float32's and float64's last digit; stopping
         # there keeps e finite.
-        lowest = splat(z, -80.0)
         one = splat(z, 1.0)
-        z = select(z < lowest, lowest, z)
+        z = _at_least(z, -80.0)
         e = exp(splat(z, 0.0) - z)
         s = one / (one + e)
         return dy * fma(z * s, e * s, s)
 
 
-# tanh(log(1 + e)) = w / (w + 2) with e = exp(z) and w = e (e + 2). From z = 20 on the quotient is 1
-# in float64 too, and stopping there keeps w^2 within float32's range.
-_MISH_LARGEST = 20.0
-
-
 class Mish(NamedTuple):
     """z tanh(log(1 + exp(z)))."""
 
+    # tanh(log(1 + e)) = w / (w + 2) with e = exp(z) and w = e (e + 2). From z = 20 on the quotient
+    # is 1 in float64 too, and stopping there keeps w^2 within float32's range.
+
     def value(self, z):
-        largest = splat(z, _MISH_LARGEST)
         two = splat(z, 2.0)
-        e = exp(select(z > largest, largest, z))
+        e = exp(_at_most(z, 20.0))
         w = e * (e + two)
         return z * (w / (w + two))
 
     def gradient(self, dy, z):
         # With t = w / (w + 2):  mish' = t + z 4 e (1 + e) / (w + 2)^2
-        largest = splat(z, _MISH_LARGEST)
         one, two, four = splat(z, 1.0), splat(z, 2.0), splat(z, 4.0)
-        z = select(z > largest, largest, z)
+        z = _at_most(z, 20.0)
         e = exp(z)
         w = e * (e + two)
         r = one / (w + two)
@@ -104,6 +127,7 @@ class Mish(NamedTuple):
 ACTIVATIONS: dict[str, Any] = {
     "relu": ReLU(),
     "leaky_relu": LeakyReLU(),
+    "gelu": GELU(),
     "silu": SiLU(),
     "mish": Mish(),
 }

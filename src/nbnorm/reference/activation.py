@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -39,6 +40,8 @@ def activate(z: Array, activation: Activation = None) -> Array:
             return np.maximum(z, 0.0)
         case ("leaky_relu", slope):
             return np.where(z > 0.0, z, slope * z)
+        case "gelu":
+            return np.maximum(z, -40.0) * _normal_distribution(z)  # far out 0, not -inf times 0
         case "silu":
             return z * _sigmoid(z)
         case "mish":
@@ -73,6 +76,11 @@ def activate_derivative(z: Array, activation: Activation = None) -> Array:
             return activate_derivative(z, ("leaky_relu", 0.0))
         case ("leaky_relu", slope):
             return np.select([z > 0.0, z <= 0.0], [1.0, slope], default=np.nan)
+        case "gelu":
+            # (z Phi)' = Phi + z phi, where phi is the density.
+            z = np.clip(z, -40.0, 40.0)
+            density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+            return _normal_distribution(z) + z * density
         case "silu":
             # (z sigmoid)' = sigmoid + z sigmoid', and sigmoid' = sigmoid(z) sigmoid(-z).
             return _sigmoid(z) * (1.0 + z * _sigmoid(-z))
@@ -93,6 +101,12 @@ def _sigmoid(z: Array) -> Array:
     # 1 / (1 + exp(-z)), written with exp of negative numbers only, which cannot overflow.
     e = np.exp(-np.abs(z))
     return np.where(z < 0.0, e, 1.0) / (1.0 + e)
+
+
+def _normal_distribution(z: Array) -> Array:
+    # Of the standard normal distribution: erfc(-z / sqrt(2)) / 2, in float64.
+    complement = np.vectorize(math.erfc, otypes=[np.float64])
+    return 0.5 * complement(-z / math.sqrt(2.0))
 
 
 def _softplus(z: Array) -> Array:
