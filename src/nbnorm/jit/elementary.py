@@ -148,7 +148,7 @@ def _expm1(vector: Any) -> Any:
 
 @twin(_expm1)
 def expm1(typing_context, vector):
-    """The exponential of each lane less 1, at most 1.8 units in the last place off.
+    """The exponential of each lane less 1, at most 2 units in the last place off.
 
     It is inf where `exp` is, -1 where that is 0, and NaN for NaN.
     """

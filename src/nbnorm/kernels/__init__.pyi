@@ -1,4 +1,18 @@
-from nbnorm.kernels.activations import GELU, LeakyReLU, Mish, ReLU, SiLU
+from nbnorm.kernels.activations import (
+    ELU,
+    GELU,
+    SELU,
+    HardSigmoid,
+    HardSwish,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from nbnorm.kernels.batch_norm.fused import (
     backward_columns,
     backward_columns_parallel,
@@ -90,12 +104,16 @@ from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.kernels.norms.penalties import penalize, penalize_parallel
 
 __all__ = [
+    "ELU",
     "GELU",
     "L1",
     "L2",
+    "SELU",
     "Epilogue",
     "GemmBlocks",
     "GemmWorkspace",
+    "HardSigmoid",
+    "HardSwish",
     "LeakyReLU",
     "Matrix",
     "Mish",
@@ -103,7 +121,11 @@ __all__ = [
     "NormWorkspace",
     "Passes",
     "ReLU",
+    "ReLU6",
     "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
     "add_columns",
     "add_columns_parallel",
     "add_parts",
