@@ -202,7 +202,7 @@ def _warmup(dtypes: Sequence[str], activations: Sequence[str], shared: bool) -> 
         else:
             _train_and_infer(warming, dtype, activation)
         yield (
-            f"{i:>3}/{len(steps)}  {dtype}  {activation:<11} {warming.name:<24} {mode:<11} "
+            f"{i:>3}/{len(steps)}  {dtype}  {activation:<12} {warming.name:<24} {mode:<11} "
             f"{time.perf_counter() - start:5.1f} s"
         )
     if shared:

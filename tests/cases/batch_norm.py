@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from nbnorm import BatchNormGradients, batch_norm_backward, batch_norm_forward, reference
 from nbnorm.launch import batch_norm as execution
-from tests.cases.activations import OF_EACH_TYPE
+from tests.cases.activations import FEW
 
 Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...]
 
-ACTIVATIONS = OF_EACH_TYPE
+ACTIVATIONS = FEW
 DTYPES = ["float32", "float64"]
 PARAMETERS = [("gamma", "beta"), ("gamma",), ("beta",), ()]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.cases.activations import ARGUMENTS
+from tests.cases.activations import FEW
 
-ACTIVATIONS = [None, *ARGUMENTS]
+ACTIVATIONS = [*FEW, "leaky_relu"]
 STATISTICS = ["batch, ddof 0", "batch, ddof 1", "given"]
 # Between two float64 computations, over the largest value: each rounds to 1.1e-16, some ten times
 # for an entry and once more for each of up to a few hundred terms of its sum.

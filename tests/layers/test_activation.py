@@ -7,11 +7,11 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.layers import Activation
-from tests.cases.activations import ARGUMENTS
+from tests.cases.activations import FEW
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5, 4), (0, 3)])
-@pytest.mark.parametrize("activation", ARGUMENTS)
+@pytest.mark.parametrize("activation", [*FEW, "leaky_relu", "gelu"])
 def test_is_the_reference(rng, activation, shape):
     layer = Activation(activation)
     x, dy = rng.standard_normal((2, *shape))

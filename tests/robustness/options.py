@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tests.cases import activations
 from tests.robustness.kinds import Arguments, Given, Kind, Sizes, put
 
 BEYOND = 2**70  # what no index and no C integer can hold
@@ -71,7 +70,7 @@ MOMENTUM = number("number from 0 to 1, or None", "None or a number from 0 to 1",
 DDOF = Option("0 or 1", "0 or 1", 1, "0 or 1", NO_INTS, (-1, 2, BEYOND), (0, np.int64(1)))
 ACTIVATION = Option(
     "activation",
-    activations.in_words(),
+    "[name or (name, parameter)](activations.md), or None",
     "relu",
     "",
     (
