@@ -10,16 +10,19 @@ while it is being imported would wait for ever.
 
 from __future__ import annotations
 
+import importlib
 import os
-import pkgutil
 import sys
-import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from _thread import RLock  # threading's own, without the 2 ms of importing threading
+
+TYPE_CHECKING = False  # as type checkers take it, without the 4 ms of importing typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 # A fork waits for it: a child would wait for ever for a module that another thread, which it has
 # no more, was importing.
-importing = threading.RLock()
+importing = RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=importing.acquire,
@@ -40,8 +43,11 @@ def lazy_names(
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, attribute = homes[name].partition(":")
         with importing:
-            value = pkgutil.resolve_name(homes[name])
+            value = importlib.import_module(module)
+            if attribute:
+                value = getattr(value, attribute)
         setattr(sys.modules[package], name, value)
         return value
 
@@ -55,6 +61,7 @@ def names_in_stub(package: str) -> dict[str, str]:
     """The names that a package's `__init__.pyi` imports, and where each is defined."""
     # Here, for `import nbnorm` has no use for them and takes less time than they do.
     import ast
+    import pkgutil
 
     stub = pkgutil.get_data(package, "__init__.pyi")  # which a zip file may hold, too
     assert stub is not None

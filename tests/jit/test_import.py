@@ -44,6 +44,18 @@ print(json.dumps([len(during_import.buffer), len(during_call.buffer)]))
     assert during_call > 0  # so the events would have been seen
 
 
+def test_it_imports_next_to_nothing():
+    """What it takes, half a millisecond, any other module of the standard library would double."""
+    code = """
+import sys
+before = set(sys.modules)
+import nbnorm
+print(*set(sys.modules) - before)
+"""
+    found = set(python("-S", "-c", code)[0].split())
+    assert found <= {"nbnorm", "nbnorm.lazy", "__future__", "importlib", "warnings"}
+
+
 def test_it_changes_no_setting_and_starts_no_thread(tmp_path):
     code = """
 import json, os, threading, warnings
