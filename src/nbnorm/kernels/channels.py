@@ -14,10 +14,11 @@ columns
     planes so short that they would leave most of a vector empty. Samples beyond the last whole
     row make a row that is cut short.
 
-Per-channel numbers reach a kernel in the array `constants`, rows of one number a plane's channel or
-a column, so that a column kernel loads them as vectors. A row is `stride` long: c, or the columns
-rounded up to whole vectors. Where columns are not channels, the channels' numbers are worked out in
-an array `folded` (rows of c) and then spread over `constants`; elsewhere the two are one array.
+Per-channel numbers reach a kernel in the array `constants` (rows, ld): a number for each plane's
+channel, or for each column, which a kernel then loads as vectors. Its leading dimension `ld` is c,
+or the columns rounded up to whole vectors. Where columns are not channels, the channels' numbers
+are worked out in an array `folded` (rows, c) and then broadcast to the columns in `constants`;
+elsewhere the two are one array.
 
 `spans` = (span, copies, period) says which columns are a channel's: `span` neighbours in each of
 `copies` samples, `period` columns apart. (1, 1, 0) is the channel itself.
@@ -47,8 +48,8 @@ def written_rows(x, row_length):
 
 
 @inlined
-def spread(constants, folded, first_row, last_row, spans):
-    """Writes the channels' numbers in some rows of `folded` to all columns of each channel."""
+def broadcast_channels(constants, folded, first_row, last_row, spans):
+    """Writes the channels' numbers, some rows of `folded`, to all columns of each channel."""
     span, copies, period = spans
     if span == 1 and copies == 1:  # then they are one array
         return
@@ -62,7 +63,7 @@ def spread(constants, folded, first_row, last_row, spans):
 
 
 @inlined
-def gather(sums, c, spans):
+def reduce_channels(sums, c, spans):
     """Adds up the columns of each channel: the sum of channel k comes to stand in column k."""
     span, copies, period = spans
     if span == 1 and copies == 1:

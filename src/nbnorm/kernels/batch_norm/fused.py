@@ -1,18 +1,27 @@
 """Batch norm whose statistics are the batch's, one tile doing all for a block of channels.
 
-A tile sums, settles and writes before the next one begins, so that the second look at its values
-finds them in the second cache and memory is read once. Where a block of channels is too large for
-that (channels-last with many rows) or there are too few (large images of three channels), the same
-pieces run one after the other over slices of the channels: `sum_planes` or `sum_columns`, then
-`settle_slices` or `fold_gradient_slices`, then `normalize_planes`, `apply_planes` and so on.
+A tile sums its channels, finishes their statistics and writes before the next one begins, so that
+the second pass over its values hits the L2 cache and memory is read once. Where a block of channels
+is too large for that (channels-last with many rows) or there are too few (large images of three
+channels), the same pieces run one after the other over slices of the channels: `sum_planes` or
+`sum_columns`, then `settle_slices` or `fold_gradient_slices`, then `normalize_planes`,
+`apply_planes` and so on.
 """
 
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, prange, worker
-from nbnorm.kernels.batch_norm.gradients import apply_block, apply_segment, fold_gradients
-from nbnorm.kernels.batch_norm.moments import place_pivot, place_pivots_of_columns, settle
-from nbnorm.kernels.batch_norm.normalize import fold, normalize_block, normalize_segment
+from nbnorm.kernels.batch_norm.gradients import apply_block, apply_segment, finish_gradients
+from nbnorm.kernels.batch_norm.moments import (
+    choose_pivot,
+    choose_pivots_of_columns,
+    finish_statistics,
+)
+from nbnorm.kernels.batch_norm.normalize import (
+    channel_constants,
+    normalize_block,
+    normalize_segment,
+)
 from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
 
 
@@ -40,13 +49,13 @@ def forward_planes(
         first = tile * width
         last = min(first + width, c)
         for channel in range(first, last):
-            place_pivot(constants, x, channel, shape)
+            choose_pivot(constants, x, channel, shape)
         for attempt in range(2):
             for channel in range(first, last):
                 sums[0, channel], sums[1, channel] = sum_plane(
                     None, x, None, constants, channel, 0, n * s, None, shape
                 )
-            moved = settle(
+            moved = finish_statistics(
                 statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
             )
             if moved == 0:
@@ -78,18 +87,18 @@ def forward_columns(
 ):  # fmt: skip
     """Batch norm of columns; tile t is the channels t width to (t + 1) width - 1.
 
-    sums        (2, stride), constants (3, stride); `width` is a number of whole vectors
+    sums        (2, ld), constants (3, ld); `width` is a number of whole vectors
     The other arguments are those of `forward_planes`. s is 1: a column is a channel.
     """
     n, c, _ = shape
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
-        place_pivots_of_columns(constants, x, first, last, n, c)
+        choose_pivots_of_columns(constants, x, first, last, n, c)
         for attempt in range(2):
             sums[:, first:last] = 0.0
             sum_block(sums, None, x, None, constants, (0, n), (first, last), c, None)
-            moved = settle(
+            moved = finish_statistics(
                 statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
             )
             if moved == 0:
@@ -136,12 +145,12 @@ def backward_planes(
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
-        fold(constants, statistics, parameters, first, last)
+        channel_constants(constants, statistics, parameters, first, last)
         for channel in range(first, last):
             sums[0, channel], sums[1, channel] = sum_plane(
                 dy, x, residual, constants, channel, 0, n * s, activation, shape
             )
-        fold_gradients(
+        finish_gradients(
             gradients, constants, sums, statistics, parameters, first, last, n * s, ddof, frozen
         )
         if dx is None and dresidual is None:
@@ -175,17 +184,17 @@ def backward_columns(
 ):  # fmt: skip
     """Gradients of columns; tile t is the channels t width to (t + 1) width - 1.
 
-    sums        (2, stride), constants (7, stride); `width` is a number of whole vectors
+    sums        (2, ld), constants (7, ld); `width` is a number of whole vectors
     The other arguments are those of `backward_planes`. s is 1: a column is a channel.
     """
     n, c, _ = shape
     for tile in range(lo, hi):
         first = tile * width
         last = min(first + width, c)
-        fold(constants, statistics, parameters, first, last)
+        channel_constants(constants, statistics, parameters, first, last)
         sums[:, first:last] = 0.0
         sum_block(sums, dy, x, residual, constants, (0, n), (first, last), c, activation)
-        fold_gradients(
+        finish_gradients(
             gradients, constants, sums, statistics, parameters, first, last, n, ddof, frozen
         )
         if dx is None and dresidual is None:

@@ -27,7 +27,7 @@ from nbnorm.jit.simd import (
     store_stream,
     widen,
 )
-from nbnorm.kernels.batch_norm.normalize import fold
+from nbnorm.kernels.batch_norm.normalize import channel_constants
 from nbnorm.kernels.batch_norm.sums import add_slices, gradient_and_deviation
 from nbnorm.kernels.channels import (
     DY_SCALE,
@@ -37,14 +37,14 @@ from nbnorm.kernels.channels import (
     SCALE,
     SHIFT,
     XH_SCALE,
-    gather,
-    spread,
+    broadcast_channels,
+    reduce_channels,
     written_rows,
 )
 
 
 @inlined
-def fold_gradients(gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen):
+def finish_gradients(gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen):
     """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
 
     gradients   (2, c) dgamma, dbeta, written
@@ -77,20 +77,20 @@ def fold_gradients(gradients, folded, sums, statistics, parameters, first, last,
 @worker
 def fold_statistics(constants, folded, statistics, parameters, spans):
     """Head, scale and shift of all channels, before the slices of their gradients are summed."""
-    fold(folded, statistics, parameters, 0, statistics.shape[1])
-    spread(constants, folded, HEAD, SHIFT + 1, spans)
+    channel_constants(folded, statistics, parameters, 0, statistics.shape[1])
+    broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
 
 
 @worker
 def fold_gradient_slices(
     gradients, constants, folded, sums, statistics, parameters, spans, m, ddof, frozen
 ):
-    """`fold_gradients` for all channels, from the sums (slices, 2, stride) of their slices."""
+    """`finish_gradients` for all channels, from the sums (slices, 2, ld) of their slices."""
     c = statistics.shape[1]
     add_slices(sums)
-    gather(sums[0], c, spans)
-    fold_gradients(gradients, folded, sums[0], statistics, parameters, 0, c, m, ddof, frozen)
-    spread(constants, folded, DY_SCALE, OFFSET + 1, spans)
+    reduce_channels(sums[0], c, spans)
+    finish_gradients(gradients, folded, sums[0], statistics, parameters, 0, c, m, ddof, frozen)
+    broadcast_channels(constants, folded, DY_SCALE, OFFSET + 1, spans)
 
 
 @inlined
@@ -202,7 +202,7 @@ def apply_planes(
     dresidual   (n c s,), written, or None
     dy, x       (n c s,)
     residual    (n c s,) or None
-    constants   (7, c): see layout.py
+    constants   (7, c): see channels.py
     activation  None or a tuple of activations.py
     frozen      whether the statistics were given
     stream      whether dx is written past the caches
@@ -245,7 +245,7 @@ def apply_columns(
 ):  # fmt: skip
     """Writes dx and dresidual of rows, the last tile first; tile t is rows t height, ...
 
-    `constants` is (7, stride); the other arguments are those of `apply_planes`.
+    `constants` is (7, ld); the other arguments are those of `apply_planes`.
     """
     rows = x.size // row_length
     rest = x.size - rows * row_length
@@ -267,7 +267,7 @@ def apply_columns(
 def apply_columns_parallel(
     tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height, row_length
 ):
-    """`apply_columns` over all tiles, the last first: they are still in the last cache."""
+    """`apply_columns` over all tiles, the last first: those are still in cache."""
     for i in prange(tiles):
         tile = tiles - 1 - i
         apply_columns(

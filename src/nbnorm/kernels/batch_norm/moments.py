@@ -6,9 +6,10 @@ Sums of ``x`` and ``x^2`` lose everything when the mean is large, so a kernel su
 
 for a pivot p, the median of three values of the channel; then mean = p + S / m and
 sum((x - mean)^2) = Q - S^2 / m, where the subtraction costs nothing unless p is more than a few
-standard deviations off. `settle` notices when it is: the pivot moves to the mean just found and
-the channel is summed again. What still fails (squares beyond float32's range, above all) is summed
-in float64 by `exact_moments`. The pivot is the channel's `HEAD` until the true head replaces it.
+standard deviations off. `finish_statistics` notices when it is: the pivot moves to the mean just
+found and the channel is summed again. What still fails (squares beyond float32's range, above all)
+is summed in float64 by `exact_moments`. The pivot is the channel's `HEAD` until the true head
+replaces it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import math
 from nbnorm.jit.elementary import absolute, narrow
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.simd import lanes, load_part, select, splat, store_part, total, widen
-from nbnorm.kernels.batch_norm.normalize import fold, invert_deviations
+from nbnorm.kernels.batch_norm.normalize import channel_constants, invert_deviations
 from nbnorm.kernels.batch_norm.sums import add_slices
-from nbnorm.kernels.channels import HEAD, SHIFT, gather, spread
+from nbnorm.kernels.channels import HEAD, SHIFT, broadcast_channels, reduce_channels
 
 # A pivot four standard deviations off is good enough: the squares are then 17 times the variance,
 # and so is their rounding error. Two random values out of three are hardly ever that far off.
@@ -31,7 +32,7 @@ SMALLEST_SQUARE = 1e-30
 
 
 @inlined
-def place_pivot(folded, x, channel, shape):
+def choose_pivot(folded, x, channel, shape):
     """Makes the median of three values of a channel its pivot.
 
     Equal to them if they are equal, so that a constant channel has no deviations at all; and not
@@ -58,8 +59,8 @@ def _higher(a, b):
 
 
 @inlined
-def place_pivots_of_columns(folded, x, first, last, rows, row_length):
-    """`place_pivot` for the columns first..last-1."""
+def choose_pivots_of_columns(folded, x, first, last, rows, row_length):
+    """`choose_pivot` for the columns first..last-1."""
     width = lanes(x)
     zero = splat(x, 0.0)
     middle_row = rows // 3 * row_length
@@ -104,7 +105,9 @@ def _smallest_square(x, eps, m):
 
 
 @inlined
-def settle(statistics, folded, sums, x, parameters, first, last, eps, ddof, attempt, shape):
+def finish_statistics(
+    statistics, folded, sums, x, parameters, first, last, eps, ddof, attempt, shape
+):
     """Turns S and Q of the channels first..last-1 into their statistics, where they are good.
 
     statistics  (3, c) mean, var, inv_std, written
@@ -140,15 +143,15 @@ def settle(statistics, folded, sums, x, parameters, first, last, eps, ddof, atte
         store_part(statistics[1], channel, var, count)
     moved = 0
     if total(doubtful) > 0.0:
-        moved = _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape)
+        moved = _recompute(statistics, sums, x, first, last, eps, ddof, attempt, shape)
     invert_deviations(statistics, first, last, eps)
-    fold(folded, statistics, parameters, first, last)
+    channel_constants(folded, statistics, parameters, first, last)
     return moved
 
 
 @inlined
-def _look_again(statistics, sums, x, first, last, eps, ddof, attempt, shape):
-    """The channels that `settle` found doubtful: a pivot to be moved, or summed exactly."""
+def _recompute(statistics, sums, x, first, last, eps, ddof, attempt, shape):
+    """Moves the pivots of channels in doubt, or sums them exactly. Returns how many moved."""
     m = shape[0] * shape[2]
     smallest = _smallest_square(x, eps, m)
     moved = 0
@@ -174,23 +177,25 @@ def place_pivots(constants, folded, x, spans, shape):
     """A first pivot for every channel, before its slices are summed."""
     n, c, s = shape
     if s == 1:
-        place_pivots_of_columns(folded, x, 0, c, n, c)
+        choose_pivots_of_columns(folded, x, 0, c, n, c)
     else:
         for channel in range(c):
-            place_pivot(folded, x, channel, shape)
-    spread(constants, folded, HEAD, HEAD + 1, spans)
+            choose_pivot(folded, x, channel, shape)
+    broadcast_channels(constants, folded, HEAD, HEAD + 1, spans)
 
 
 @worker
 def settle_slices(
     statistics, constants, folded, sums, x, parameters, spans, eps, ddof, attempt, shape
 ):
-    """`settle` for all channels, from the sums (slices, 2, stride) of their slices."""
+    """`finish_statistics` for all channels, from the sums (slices, 2, ld) of their slices."""
     c = shape[1]
     add_slices(sums)
-    gather(sums[0], c, spans)
-    moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape)
-    spread(constants, folded, HEAD, SHIFT + 1, spans)
+    reduce_channels(sums[0], c, spans)
+    moved = finish_statistics(
+        statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape
+    )
+    broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
     return moved
 
 
@@ -198,7 +203,7 @@ def settle_slices(
 def begin_sums(sums, pivots, x, rows, columns, row_length):
     """A pivot for each of the columns (first, last), from the rows (first, last); sums of 0."""
     block = x[rows[0] * row_length :]
-    place_pivots_of_columns(pivots, block, columns[0], columns[1], rows[1] - rows[0], row_length)
+    choose_pivots_of_columns(pivots, block, columns[0], columns[1], rows[1] - rows[0], row_length)
     sums[:, columns[0] : columns[1]] = 0.0
 
 
@@ -208,7 +213,7 @@ def _merge(sums, folded, pivots, counts, c):
 
     With the pivot moved by d, sum(v + d) = sum(v) + m d and sum((v + d)^2) = sum(v^2) +
     2 d sum(v) + m d^2 (Chan, Golub and LeVeque 1979), here in float64. Returns how many channels
-    lost digits before: the pivots of their blocks were as far off as one that `settle` moves.
+    lost digits before: the pivots of their blocks were further off than `PIVOT_TOLERANCE` allows.
     """
     doubtful = 0
     for channel in range(c):
@@ -234,16 +239,16 @@ def _merge(sums, folded, pivots, counts, c):
 def settle_blocks(
     statistics, constants, folded, sums, pivots, counts, x, parameters, spans, eps, ddof, shape
 ):
-    """`settle` for all channels, from sums that a product has taken block by block.
+    """`finish_statistics` for all channels, from sums that a product has taken block by block.
 
-    sums     (blocks, 2, stride)
-    pivots   (blocks, 3, stride) of the data's type: what was subtracted, in row HEAD
+    sums     (blocks, 2, ld)
+    pivots   (blocks, 3, ld) of the data's type: what was subtracted, in row HEAD
     counts   (blocks,) of int64: values of a channel in a block
 
     Returns whether pivots were bad: the statistics are then to be taken anew.
     """
     c = shape[1]
     doubtful = _merge(sums, folded, pivots, counts, c)
-    moved = settle(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, 0, shape)
-    spread(constants, folded, HEAD, SHIFT + 1, spans)
+    moved = finish_statistics(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, 0, shape)
+    broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
     return doubtful + moved > 0

@@ -26,7 +26,7 @@ from nbnorm.jit.simd import (
     widen,
 )
 from nbnorm.kernels.activations import activate
-from nbnorm.kernels.channels import HEAD, SCALE, SHIFT, spread, written_rows
+from nbnorm.kernels.channels import HEAD, SCALE, SHIFT, broadcast_channels, written_rows
 
 # Per activation, channels are as many as a sample has values: worked out one by one, their
 # statistics and constants took a quarter of the forward's time.
@@ -46,7 +46,7 @@ def invert_deviations(statistics, first, last, eps):
 
 
 @inlined
-def fold(folded, statistics, parameters, first, last):
+def channel_constants(folded, statistics, parameters, first, last):
     """Writes head, scale and shift of the channels first..last-1 to `folded`."""
     width = lanes(statistics[0])
     zero = splat(statistics[0], 0.0)
@@ -67,14 +67,14 @@ def fold(folded, statistics, parameters, first, last):
 def fold_given(constants, folded, statistics, parameters, eps, spans):
     """inv_std and constants of all channels from a mean and variance that were given.
 
-    constants   (>= 3, stride), folded (>= 3, >= c): head, scale and shift, written
+    constants   (>= 3, ld), folded (>= 3, >= c): head, scale and shift, written
     statistics  (3, c): mean and var; inv_std, written
     parameters  (2, c): gamma, beta
     """
     c = statistics.shape[1]
     invert_deviations(statistics, 0, c, eps)
-    fold(folded, statistics, parameters, 0, c)
-    spread(constants, folded, HEAD, SHIFT + 1, spans)
+    channel_constants(folded, statistics, parameters, 0, c)
+    broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
 
 
 @inlined
@@ -188,7 +188,7 @@ def normalize_planes_parallel(tiles, y, x, residual, constants, activation, stre
 def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, height, row_length):
     """Normalizes rows given their columns' constants, the last tile first.
 
-    Tile t is the rows t height to (t + 1) height - 1. `constants` is (>= 3, stride); the other
+    Tile t is the rows t height to (t + 1) height - 1. `constants` is (>= 3, ld); the other
     arguments are those of `normalize_planes`.
     """
     rows = x.size // row_length
@@ -211,7 +211,7 @@ def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, hei
 def normalize_columns_parallel(
     tiles, y, x, residual, constants, activation, stream, height, row_length
 ):
-    """`normalize_columns` over all tiles, the last first: they are still in the last cache."""
+    """`normalize_columns` over all tiles, the last first: those are still in cache."""
     for i in prange(tiles):
         tile = tiles - 1 - i
         normalize_columns(

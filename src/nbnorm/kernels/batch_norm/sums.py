@@ -174,8 +174,8 @@ def sum_planes_parallel(tiles, sums, dy, x, residual, constants, activation, sha
 def sum_columns(lo, hi, sums, dy, x, residual, constants, activation, height, row_length):
     """The sums of all columns; tile t is the rows t height to (t + 1) height - 1.
 
-    sums        (tiles, 2, stride) float64, written
-    constants   (>= 3, stride)
+    sums        (tiles, 2, ld) float64, written
+    constants   (>= 3, ld)
     The other arguments are those of `sum_planes`.
     """
     rows = x.size // row_length
@@ -253,7 +253,7 @@ def add_columns_parallel(tiles, sums, x, height, row_length):
 def add_slices(sums):
     """Adds all slices to the first, by halves: the error grows with the logarithm of their number.
 
-    The other slices are spoilt.
+    It overwrites the other slices.
     """
     left = sums.shape[0]
     while left > 1:

@@ -11,7 +11,7 @@ taps; the gradient of the weights is a product along the places instead.
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.kernels.batch_norm.moments import begin_sums, place_pivot
+from nbnorm.kernels.batch_norm.moments import begin_sums, choose_pivot
 from nbnorm.kernels.batch_norm.normalize import normalize_block, normalize_segment
 from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
 from nbnorm.kernels.conv2d.images import band_count, find_band, place_of, write_pixels
@@ -241,7 +241,7 @@ def finish(
                 if begins:
                     shape = (1, 1, length)
                     start = (image * k + channel) * plane + row * w
-                    place_pivot(pivots[share][:, channel:], z[start:], 0, shape)
+                    choose_pivot(pivots[share][:, channel:], z[start:], 0, shape)
                     sums[share, 0, channel] = 0.0
                     sums[share, 1, channel] = 0.0
                 s, q = sum_plane(
