@@ -189,7 +189,7 @@ def repeated():
         (zeros(10, 10, dtype=F8), (), TypeError, "an array of float32"),
         (zeros(10, 9), (), ValueError, "shape (10, 10)"),
         (read_only(), (), ValueError, "a writable array (this one is read-only)"),
-        (repeated(), (), ValueError, "an array without elements in one place"),
+        (repeated(), (), ValueError, "an array whose elements do not overlap in memory"),
         (SQUARE, (), ValueError, "an array that does not overlap x"),
         (SQUARE.T, ("x",), ValueError, "x itself or an array that does not overlap it"),
         (SQUARE[::-1], ("x",), ValueError, "x itself or an array that does not overlap it"),

@@ -128,7 +128,7 @@ def writable(
     if not value.flags.writeable:
         raise wrong_value(function, name, value, "a writable array (this one is read-only)")
     if not value.flags.c_contiguous and _meets_itself(value):
-        raise wrong_value(function, name, value, "an array without elements in one place")
+        raise wrong_value(function, name, value, "an array whose elements do not overlap in memory")
     for other, taken in inputs.items():
         if taken is None or not overlaps(value, taken):
             continue

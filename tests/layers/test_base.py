@@ -69,7 +69,7 @@ def test_a_call_is_forward_with_its_context_kept(rng, layer, x):
 
 
 def test_a_kept_context_serves_once(layer, x):
-    message = rf"{type(layer).__name__}\.backward: context is None; expected a context, or one call"
+    message = rf"{type(layer).__name__}\.backward: context is None; expected a context: call the"
     with pytest.raises(ValueError, match=message):
         layer.backward(x)
     dy = layer(x)

@@ -170,7 +170,7 @@ class Place:
             ("an array broadcast along an axis (stride 0)", broadcast(empty)),
             ("an array that overlaps itself", sliding(empty)),
         ):
-            expected = "an array without elements in one place"
+            expected = "an array whose elements do not overlap in memory"
             yield Given(words, replace(other), ValueError, expected, field)
         for path in (*self.over, *self.apart):
             yield from self._overlaps(field, empty, arguments, path, replace)

@@ -164,7 +164,7 @@ def test_a_size_of_0_is_refused_or_right(function, letter):
 def test_backward_before_forward_is_refused(name):
     layer = layer_arguments.LAYERS[name]
     dy = np.ones([SIZES[letter] for letter in layer.y])
-    expected = rf"^{name}\.backward: context is None; expected a context, or one call"
+    expected = rf"^{name}\.backward: context is None; expected a context: call the layer before"
     with pytest.raises(ValueError, match=expected):
         layer.make().backward(dy)
     called = layer.called()

@@ -94,7 +94,7 @@ class Layer(ABC, Generic[Context]):
         name = f"{type(self).__name__}.backward"
         used = self._context if context is None else context
         if used is None:
-            expected = "a context, or one call of the layer before each backward without one"
+            expected = "a context: call the layer before each backward, or pass one"
             raise checks.wrong_value(name, "context", None, expected)
         if not isinstance(used, self._context_type):
             given, expected = type(used).__name__, self._context_type.__name__
