@@ -202,16 +202,6 @@ def test_writable_refuses(value, over, error, expected):
     assert str(caught.value).endswith(f"; expected {expected}")
 
 
-def test_a_destination_is_the_checked_out_or_new():
-    out = zeros(2, 3)
-    given = (FUNCTION, "out")
-    assert checks.destination(*given, out, (2, 3), F4, {}) is out
-    new = checks.destination(*given, None, (2, 3), F4, {})
-    assert (new.shape, new.dtype) == ((2, 3), F4)
-    with pytest.raises(ValueError, match=r"out is .* expected shape \(3, 2\)"):
-        checks.destination(*given, out, (3, 2), F4, {})
-
-
 # --- names ------------------------------------------------------------------------------------
 
 

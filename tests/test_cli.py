@@ -11,7 +11,7 @@ import pytest
 
 from nbnorm import cli, reference
 from nbnorm.jit import cache, options, target, threads
-from nbnorm.launch.plan import training_plan
+from nbnorm.launch.plans import Columns, Fused, Planes, training_plan
 from nbnorm.operations import BY_NAME
 from tests.jit.processes import python
 
@@ -102,9 +102,9 @@ def test_warmup_reaches_every_kind_of_kernel(itemsize, arrays):
         else:
             shape = (n, rest[0], math.prod(rest[1:]))
         plans.append(training_plan(shape, itemsize, arrays))
-    assert {(p.columns, p.fused) for p in plans} == {(c, f) for c in (0, 1) for f in (0, 1)}
-    assert all(plan.parallel for plan in plans)
-    assert all(max(plan.tiles, plan.pieces) > 1 for plan in plans)
+    assert {type(plan) for plan in plans} == {Fused, Planes, Columns}
+    assert {plan.columns for plan in plans if isinstance(plan, Fused)} == {False, True}
+    assert all(plan.parallel and plan.tiles > 1 for plan in plans)
 
 
 # Shapes of other sizes than warmup's, on threads and not.

@@ -19,11 +19,13 @@ from nbnorm.lazy import lazy_names
 # The public names of each module.
 _NAMES = {
     "nbnorm.functional.batch_norm": [
-        "BatchNormContext",
         "BatchNormGradients",
         "batch_norm_backward",
         "batch_norm_forward",
         "batch_norm_inference",
+    ],
+    "nbnorm.functional.contexts": [
+        "BatchNormContext",
     ],
     "nbnorm.functional.conv2d": [
         "Conv2dGradients",

@@ -4,12 +4,12 @@ from nbnorm import kernels as kernels
 from nbnorm import layers as layers
 from nbnorm import reference as reference
 from nbnorm.functional.batch_norm import (
-    BatchNormContext,
     BatchNormGradients,
     batch_norm_backward,
     batch_norm_forward,
     batch_norm_inference,
 )
+from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_forward
 from nbnorm.functional.conv2d_batch_norm import (
     Conv2dBatchNormContext,

@@ -121,7 +121,7 @@ def writable(
 ) -> None:
     """Checks that an array can take a result.
 
-    It must not overlap an input, itself or with itself; the inputs named in `over` may be
+    Its elements must overlap neither one another nor an input; the inputs named in `over` may be
     written over whole.
     """
     like(function, name, value, shape, dtype)
@@ -138,23 +138,6 @@ def writable(
         if other in over:
             expected = f"{other} itself or an array that does not overlap it"
         raise wrong_value(function, name, value, expected)
-
-
-def destination(
-    function: str,
-    name: str,
-    out: Array | None,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    inputs: Mapping[str, Array | None],
-    *,
-    over: Collection[str] = (),
-) -> Array:
-    """The checked `out`, or a new array."""
-    if out is None:
-        return np.empty(shape, dtype)
-    writable(function, name, out, shape, dtype, inputs, over=over)
-    return out
 
 
 def needs(function: str, wanted: Iterable[str] | None, fields: tuple[str, ...]) -> frozenset[str]:
@@ -217,7 +200,9 @@ def choice(function: str, name: str, value: Any, names: tuple[str, ...]) -> str:
     return value
 
 
-def number(function: str, name: str, value: Any, expected: str) -> float:
+def number(
+    function: str, name: str, value: Any, expected: str = "a finite number, 0 or more"
+) -> float:
     """A real number, neither a bool nor NaN nor infinite, and not negative."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)

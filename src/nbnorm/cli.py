@@ -154,7 +154,7 @@ class Warming(NamedTuple):
 _ORDERS = {"channels-first": 1, "channels-last": -1}
 _IMAGES = {"n": 4, "c": 32, "h": 28, "w": 28, "r": 3, "s": 3}
 
-# One for each kind of plan and each algorithm, large enough for threads: see launch/plan.py and
+# One for each kind of plan and each algorithm, large enough for threads: see launch/plans.py and
 # launch/conv2d/algorithms.py. The second dense layer has so few rows that inference multiplies by
 # its weights as they lie.
 WARMING = (

@@ -35,10 +35,10 @@ def test_kernels_without_their_function_do_its_work(layout, direction):
 
 
 def test_recording_kernels_leaves_nothing_behind():
-    from nbnorm.launch import batch_norm as execution
+    from nbnorm.launch import plans
 
     kernels_of(batch_norm.function_calls(*SMALL))
-    assert execution.run is threads.run
+    assert plans.run is threads.run
 
 
 def test_a_function_without_kernels_is_refused():

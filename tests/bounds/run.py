@@ -23,7 +23,7 @@ import numpy as np
 
 import nbnorm
 from nbnorm.jit import threads
-from nbnorm.launch import dense_by_covariance, machine, plan, scratch
+from nbnorm.launch import dense_by_covariance, machine, plans, scratch
 from nbnorm.launch import gemm as product
 from nbnorm.launch.conv2d import direct as conv_direct
 from nbnorm.launch.conv2d import tiling as windows
@@ -38,7 +38,7 @@ SMALL = {
         "LLC_BYTES": 64 << 10, "SHORTEST_SLICE_VALUES": 256, "SHORTEST_STREAM_BYTES": 256,
         "TILE_VALUES": 512, "PARALLEL_FROM_VALUES": 512,
     },
-    plan: {"LARGEST_TILE_BYTES": 8 << 10},
+    plans: {"LARGEST_TILE_BYTES": 8 << 10},
     product: {
         "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE_DEPTH": 64, "SLICE_DEPTH": 64,
     },

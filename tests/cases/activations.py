@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbnorm.functional.activation import Activation
+from nbnorm.functional.arguments import Activation
 from nbnorm.kernels.activations import ACTIVATIONS
 
 # As arguments: by name, and with a parameter of their own where they have one.

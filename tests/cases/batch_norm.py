@@ -13,7 +13,8 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from nbnorm import BatchNormGradients, batch_norm_backward, batch_norm_forward, reference
-from nbnorm.launch import batch_norm as execution
+from nbnorm.launch import batch_norm as launch
+from nbnorm.launch.plans import Columns, Fused
 from tests.cases.activations import FEW
 
 Array: TypeAlias = NDArray[Any]
@@ -359,9 +360,9 @@ class Plans:
         self.training: list[Any] = []
         self.elementwise: list[Any] = []
         for name, seen in (("training", self.training), ("elementwise", self.elementwise)):
-            choose = getattr(execution, f"{name}_plan")
+            choose = getattr(launch, f"{name}_plan")
             noting = functools.partial(self._choose, choose, seen, changes)
-            monkeypatch.setattr(execution, f"{name}_plan", noting)
+            monkeypatch.setattr(launch, f"{name}_plan", noting)
 
     @staticmethod
     def _choose(choose: Any, seen: list[Any], changes: dict[str, Any], *arguments: Any) -> Any:
@@ -371,7 +372,9 @@ class Plans:
 
 
 def kind_of(plan: Any) -> str:
-    return f"{'fused' if plan.fused else 'sliced'} {'columns' if plan.columns else 'planes'}"
+    fused = isinstance(plan, Fused)
+    columns = plan.columns if fused else isinstance(plan, Columns)
+    return f"{'fused' if fused else 'sliced'} {'columns' if columns else 'planes'}"
 
 
 # --- combinations ---------------------------------------------------------------------------

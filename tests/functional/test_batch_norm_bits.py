@@ -13,7 +13,6 @@ from numba.core import config
 
 from nbnorm import BatchNormGradients, batch_norm_backward, batch_norm_forward, batch_norm_inference
 from nbnorm.jit import threads
-from nbnorm.launch import batch_norm as execution
 from nbnorm.launch.scratch import Scratch
 from tests.cases.batch_norm import (
     ONE_OF_EACH_KIND,
@@ -135,13 +134,8 @@ def test_only_results_are_written_and_the_surroundings_not_read(
 ):
     batch = draw(case._replace(statistics=statistics), rng)
     wanted = allocated(batch)
-    if streams:  # as arrays do that outgrow the last cache
-        if_aligned = execution._streams
-        monkeypatch.setattr(
-            execution,
-            "_streams",
-            lambda written, plan: if_aligned(written, plan._replace(streamed=True)),
-        )
+    if streams:  # as arrays do that outgrow the last-level cache
+        Plans(monkeypatch, streamed=True)
     results, surroundings = guarded_results(moved(batch, offset), offset, in_place)
     assert_same_bits(results, wanted)
     for name, values in surroundings.items():

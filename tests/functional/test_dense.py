@@ -138,7 +138,7 @@ SHARED = np.zeros((5, 4))
             (DY, X, WEIGHT),
             {"out": DenseGradients(dx=SHARED[:, :3], dbias=SHARED[0])},
             ValueError,
-            "out.dbias is .* overlap dx",
+            "out.dbias is .* overlap out.dx",
         ),
     ],
 )

@@ -124,7 +124,7 @@ asked = [
     ("nbnorm", "batch_norm_forward"),
     ("nbnorm", "dense_forward"),
     ("nbnorm", "conv2d_forward"),
-    ("nbnorm.functional.activation", "resolve_activation"),
+    ("nbnorm.functional.arguments", "resolve_activation"),
     ("nbnorm.kernels.activations", "ReLU"),
     ("nbnorm.layers", "Conv2d"),
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from nbnorm.functional.activation import resolve_activation
+from nbnorm.functional.arguments import resolve_activation
 from nbnorm.jit import options
 from nbnorm.jit.simd import lanes, load, store
 from nbnorm.kernels.activations import activate, activation_gradient

@@ -13,8 +13,7 @@ from nbnorm import (
     dense_batch_norm_forward,
     reference,
 )
-from nbnorm.functional import dense_batch_norm
-from nbnorm.launch import dense_by_covariance
+from nbnorm.launch import dense_batch_norm, dense_by_covariance
 from tests.cases.dense_batch_norm import (
     BOUND,
     DENSE,
@@ -41,7 +40,7 @@ LINEAR = Variant("float32", None, residual=True)
 @pytest.fixture
 def forced(monkeypatch):
     """Every size takes this way."""
-    monkeypatch.setattr(dense_batch_norm, "use_covariance", lambda *_: True)
+    monkeypatch.setattr(dense_by_covariance, "use_covariance", lambda *_: True)
 
 
 def took_it(context):
@@ -195,7 +194,7 @@ def test_values_beyond_all_bounds_take_the_ordinary_way(forced, rng, monkeypatch
     batch = draw_dense(rng, Variant("float32", None), (50,), 5, 24)
     batch.x[7, 2] = value
     y, context = dense_batch_norm_forward(batch.x, batch.weight, **batch.options)
-    monkeypatch.setattr(dense_batch_norm, "use_covariance", lambda *_: False)
+    monkeypatch.setattr(dense_by_covariance, "use_covariance", lambda *_: False)
     ordinary = dense_batch_norm_forward(batch.x, batch.weight, **batch.options)[0]
     if took_it(context):  # finite, and so is the result
         right = reference.dense_batch_norm_forward(batch.x, batch.weight, **batch.options)
@@ -213,7 +212,7 @@ def test_gradients_beyond_all_bounds_are_those_of_the_ordinary_way(forced, rng, 
     context = dense_batch_norm_forward(x, weight, gamma, eps=0.0)[1]
     assert took_it(context)
     found = dense_batch_norm_backward(dy, context)
-    monkeypatch.setattr(dense_batch_norm, "use_covariance", lambda *_: False)
+    monkeypatch.setattr(dense_by_covariance, "use_covariance", lambda *_: False)
     ordinary = dense_batch_norm_backward(dy, dense_batch_norm_forward(x, weight, gamma, eps=0.0)[1])
     np.testing.assert_array_equal(np.isfinite(found.dx), np.isfinite(ordinary.dx))
 

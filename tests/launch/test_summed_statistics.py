@@ -14,7 +14,7 @@ from nbnorm import (
     dense_batch_norm_forward,
     reference,
 )
-from nbnorm.launch import batch_norm as execution
+from nbnorm.launch import batch_norm as launch
 from nbnorm.launch.gemm import gemm_plan
 
 # As of tests/kernels/test_moments.py.
@@ -148,13 +148,13 @@ IDENTITIES = {
 def starts_anew(monkeypatch):
     """Counts how often the sums of a product did not serve."""
     calls = []
-    whole = execution.normalize_batch
+    whole = launch._normalize_batch
 
     def noted(*arguments):
         calls.append(arguments)
         return whole(*arguments)
 
-    monkeypatch.setattr(execution, "normalize_batch", noted)
+    monkeypatch.setattr(launch, "_normalize_batch", noted)
     return calls
 
 

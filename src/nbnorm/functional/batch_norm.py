@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from nbnorm import checks
-from nbnorm.functional.activation import Activation, resolve_activation
-from nbnorm.functional.gradients import check_places
-from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
-from nbnorm.launch.batch_norm import (
-    apply_statistics,
-    channel_parameters,
-    differentiate,
-    normalize_batch,
+from nbnorm.functional.arguments import (
+    Activation,
+    check_input,
+    check_normalization,
+    check_places,
+    too_few_values,
 )
-from nbnorm.launch.layout import Layout, flat, layout_of
-from nbnorm.launch.outputs import cast, destination
-from nbnorm.launch.scratch import scratch
+from nbnorm.functional.contexts import BatchNormContext, fits, unfit
+from nbnorm.launch import batch_norm as launch
 from nbnorm.typing import Array
 
 
@@ -35,49 +29,6 @@ class BatchNormGradients(NamedTuple):
 
 _ALL = frozenset(BatchNormGradients._fields)
 _NOWHERE = BatchNormGradients()
-
-
-class BatchNormContext(NamedTuple):
-    """What a backward needs of its forward. It can be used any number of times.
-
-    x, residual, gamma, beta
-        The forward's own arrays, by reference: do not change them before the backward.
-    statistics : array (3, ...) of float64
-        mean, var and inv_std in the shape of the kept axes.
-    count : int
-        The number m of values in a channel; with those of earlier batches, whose statistics were
-        merged in (`cross_iteration_batch_norm_forward`).
-    layout : Layout
-        Where the kept axes lie in memory.
-    frozen : bool
-        Whether the statistics were given, so that the backward takes them for constants.
-    """
-
-    x: Array
-    gamma: Array | None
-    beta: Array | None
-    residual: Array | None
-    statistics: Array
-    count: int  # type: ignore[assignment]  # not tuple.count
-    layout: Layout
-    ddof: int
-    activation: Any
-    frozen: bool
-
-    @property
-    def mean(self) -> Array:
-        """Mean of each channel, float64."""
-        return self.statistics[0]
-
-    @property
-    def var(self) -> Array:
-        """Variance of each channel over m - ddof, float64."""
-        return self.statistics[1]
-
-    @property
-    def inv_std(self) -> Array:
-        """1 / sqrt(var + eps) of each channel, float64; 0 where var + eps is 0."""
-        return self.statistics[2]
 
 
 def batch_norm_forward(
@@ -151,46 +102,19 @@ def batch_norm_forward(
     """
     function = "batch_norm_forward"
     layout = check_input(function, x, axis)
-    check_parameters(function, layout.kept, gamma=gamma, beta=beta)
-    if type(eps) is not float or not 0.0 <= eps < math.inf:
-        eps = checks.number(function, "eps", eps, EPS)
-    if type(ddof) is not int or ddof != 0:
-        ddof = checks.degrees_of_freedom(function, ddof)
-    applied = None if activation is None else resolve_activation(function, activation)
-    if residual is not None:
-        checks.like(function, "residual", residual, x.shape, x.dtype)
-    n, c, s = layout.shape
+    normalization = check_normalization(
+        function, x, x.shape, layout.kept, gamma=gamma, beta=beta, statistics=statistics, eps=eps,
+        ddof=ddof, activation=activation, residual=residual,
+    )  # fmt: skip
+    n, _, s = layout.shape
     if statistics is None and n * s < 2:
-        raise checks.wrong_value(
-            function, "x", x, "two values or more in each channel to take statistics of"
-        )
-    given = None if statistics is None else check_statistics(function, layout.kept, statistics)
+        raise too_few_values(function, x)
     if out is not None:
         inputs = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs)
 
-    kept = np.empty((3, *layout.kept))
-    context = BatchNormContext(
-        x, gamma, beta, residual, kept, n * s, layout, ddof, applied, given is not None
-    )
-    if given is not None:
-        kept[0], kept[1] = given
-        y = apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
-        return y, context
-
-    place = destination(out, x.shape, x.dtype, layout.order)
-    normalize_batch(
-        place.written,
-        kept.reshape(3, c),
-        flat(x, layout),
-        None if residual is None else flat(residual, layout),
-        channel_parameters(gamma, beta, c),
-        layout.shape,
-        eps,
-        ddof,
-        applied,
-    )
-    return place.deliver(), context
+    y, kept = launch.normalize(x, layout, normalization, out)
+    return y, BatchNormContext.of(x, layout, normalization, kept, n * s)
 
 
 def batch_norm_inference(
@@ -244,19 +168,16 @@ def batch_norm_inference(
     """
     function = "batch_norm_inference"
     layout = check_input(function, x, axis)
-    given = check_statistics(function, layout.kept, (mean, var))
-    check_parameters(function, layout.kept, gamma=gamma, beta=beta)
-    eps = checks.number(function, "eps", eps, EPS)
-    applied = None if activation is None else resolve_activation(function, activation)
-    if residual is not None:
-        checks.like(function, "residual", residual, x.shape, x.dtype)
+    normalization = check_normalization(
+        function, x, x.shape, layout.kept, gamma=gamma, beta=beta, statistics=(mean, var), eps=eps,
+        activation=activation, residual=residual,
+    )  # fmt: skip
     if out is not None:
         inputs = {"x": x, "residual": residual}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs, over=("x", "residual"))
 
-    kept = scratch.take("statistics", (3, *layout.kept), np.float64)
-    kept[0], kept[1] = given
-    return apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
+    y, _ = launch.normalize(x, layout, normalization, out)
+    return y
 
 
 def batch_norm_backward(
@@ -320,118 +241,20 @@ def batch_norm_backward(
         raise checks.wrong_type(
             function, "context", context, "the BatchNormContext of a batch_norm_forward"
         )
-    x, gamma, beta, residual, kept, count, layout, ddof, activation, frozen = context
     if not fits(context):
         raise unfit(function, context)
+    x, gamma, beta, residual = context[:4]
     checks.like(function, "dy", dy, x.shape, x.dtype)
     wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
     if out is None:
         out = _NOWHERE
     else:
-        _check_gradients(function, out, dy, context, wanted)
-
-    c = layout.shape[1]
-    dx = dresidual = None
-    if "dx" in wanted:
-        dx = destination(out.dx, x.shape, x.dtype, layout.order)
-    if residual is not None and "dresidual" in wanted:
-        dresidual = destination(out.dresidual, x.shape, x.dtype, layout.order)
-    both = np.zeros((2, c))
-    if x.size:
-        differentiate(
-            None if dx is None else dx.written,
-            None if dresidual is None else dresidual.written,
-            both,
-            flat(dy, layout),
-            flat(x, layout),
-            None if residual is None else flat(residual, layout),
-            kept.reshape(3, c),
-            channel_parameters(gamma, beta, c),
-            layout.shape,
-            ddof,
-            activation,
-            frozen,
-            count=count,
-            sums_needed=not frozen or "dgamma" in wanted or "dbeta" in wanted,
-        )
-    dgamma = dbeta = None
-    if gamma is not None and "dgamma" in wanted:
-        dgamma = cast(both[0], gamma, out.dgamma)
-    if beta is not None and "dbeta" in wanted:
-        dbeta = cast(both[1], beta, out.dbeta)
-    return BatchNormGradients(
-        None if dx is None else dx.deliver(),
-        dgamma,
-        dbeta,
-        None if dresidual is None else dresidual.deliver(),
-    )
-
-
-# --- checks ---------------------------------------------------------------------------------
-
-
-def fits(context: BatchNormContext) -> bool:
-    """Whether a context's arrays fit together: kernels would read beyond those that do not."""
-    x, gamma, beta, residual, kept, _, layout = context[:7]
-    return (
-        is_array(kept, (3, *layout.kept))
-        and kept.dtype == np.float64
-        and is_array(x, None)
-        and x.size == math.prod(layout.shape)
-        and (gamma is None or is_array(gamma, layout.kept))
-        and (beta is None or is_array(beta, layout.kept))
-        and (residual is None or (is_array(residual, x.shape) and residual.dtype == x.dtype))
-    )
-
-
-def is_array(value: Any, shape: tuple[int, ...] | None) -> bool:
-    """Whether a value is an array of float32 or float64 and, if given, of a shape."""
-    return (
-        isinstance(value, np.ndarray)
-        and value.dtype in checks.FLOATS
-        and (shape is None or value.shape == shape)
-    )
-
-
-def unfit(function: str, context: Any) -> ValueError:
-    """The error for a context whose arrays do not fit together."""
-    given = f"a {type(context).__name__} whose arrays do not fit together"
-    return ValueError(f"{function}: context is {given}; expected one as its forward left it")
-
-
-def check_input(function: str, x: Any, axis: Any) -> Layout:
-    """The layout of an x that can have statistics along an axis."""
-    checks.array(function, "x", x)
-    if x.ndim < 2:
-        raise checks.wrong_value(function, "x", x, "two axes or more")
-    if type(axis) is int and 0 <= axis < x.ndim:
-        axes: tuple[int, ...] = (axis,)
-    else:
-        axes = checks.kept_axes(function, axis, x.ndim)
-    return layout_of(x.shape, x.strides, axes)
-
-
-def _check_gradients(
-    function: str,
-    out: Any,
-    dy: Array,
-    context: BatchNormContext,
-    wanted: frozenset[str],
-) -> None:
-    x, gamma, beta, residual = context[:4]
-    check_places(
-        function,
-        BatchNormGradients,
-        out,
-        wanted,
-        {"dx": x, "dresidual": residual, "dgamma": gamma, "dbeta": beta},
-        {
-            "dy": dy,
-            "x": x,
-            "residual": residual,
-            "gamma": gamma,
-            "beta": beta,
+        sources = {"dx": x, "dresidual": residual, "dgamma": gamma, "dbeta": beta}
+        inputs = {
+            "dy": dy, "x": x, "residual": residual, "gamma": gamma, "beta": beta,
             "context.statistics": context.statistics,
-        },
-        over={"dx": ("dy",), "dresidual": ("dy",)},
-    )
+        }  # fmt: skip
+        over = {"dx": ("dy",), "dresidual": ("dy",)}
+        check_places(function, BatchNormGradients, out, wanted, sources, inputs, over=over)
+
+    return BatchNormGradients(*launch.differentiate(dy, context, wanted, out))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.functional.gradients import check_places
-from nbnorm.functional.sizes import pair, size
-from nbnorm.launch.batch_norm import channel_sums
+from nbnorm.functional.arguments import Form, check_places, pair, size
 from nbnorm.launch.conv2d import algorithms
-from nbnorm.launch.conv2d.images import destination_of_images, images_of
-from nbnorm.launch.conv2d.tiling import Geometry, Sizes
-from nbnorm.launch.gemm import shift_by
-from nbnorm.launch.outputs import destination
+from nbnorm.launch.conv2d.tiling import Geometry, output_shape
 from nbnorm.typing import Array
 
 Pair: TypeAlias = tuple[int, int]
@@ -111,7 +106,7 @@ def conv2d_forward(
     if out is not None:
         inputs = {"x": x, "weight": weight, "bias": bias}
         checks.writable(function, "out", out, output_shape(g, axis), x.dtype, inputs)
-    return convolved(x, weight, bias, g, axis, algorithm, out)
+    return algorithms.convolve(x, weight, bias, g, axis, algorithm, out)
 
 
 def conv2d_backward(
@@ -167,13 +162,17 @@ def conv2d_backward(
     function = "conv2d_backward"
     g = geometry(function, x, weight, stride, padding, dilation, groups, axis, algorithm)
     checks.like(function, "dy", dy, output_shape(g, axis), x.dtype)
-    sources = {"dx": x, "dweight": weight, "dbias": weight[:, 0, 0, 0]}
     wanted = checks.needs(function, needs, Conv2dGradients._fields)
-    if out is not None:
+    if out is None:
+        out = Conv2dGradients()
+    else:
+        sources: dict[str, Array | Form] = {
+            "dx": x, "dweight": weight, "dbias": Form(weight.shape[:1], x.dtype)
+        }  # fmt: skip
         inputs = {"dy": dy, "x": x, "weight": weight}
         check_places(function, Conv2dGradients, out, wanted, sources, inputs)
-    places = Conv2dGradients() if out is None else out
-    return differentiated(dy, x, weight, g, axis, algorithm, wanted, places)
+    gradients = algorithms.differentiate(dy, x, weight, g, axis, algorithm, wanted, out)
+    return Conv2dGradients(*gradients)
 
 
 def check_options(
@@ -229,10 +228,10 @@ def geometry(
 
     reach = [d * (r - 1) for d, r in zip(spread, window, strict=True)]
     if zeros is None:
-        before, both = [extra // 2 for extra in reach], reach
+        before, around = [extra // 2 for extra in reach], reach
     else:
-        before, both = list(zeros), [2 * zero for zero in zeros]
-    padded = h + both[0], w + both[1]
+        before, around = list(zeros), [2 * zero for zero in zeros]
+    padded = h + around[0], w + around[1]
     if padded[0] <= reach[0] or padded[1] <= reach[1]:
         raise checks.wrong_value(
             function,
@@ -258,56 +257,3 @@ def geometry(
         )
         raise checks.wrong_value(function, "algorithm", algorithm, expected)
     return g
-
-
-def output_shape(g: Geometry, axis: int) -> Sizes:
-    """The shape of y."""
-    channels = g.groups * g.k
-    return (g.n, channels, *g.positions) if axis == 1 else (g.n, *g.positions, channels)
-
-
-# --- execution, on checked arguments --------------------------------------------------------
-
-
-def convolved(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
-    out: Array | None,
-) -> Array:
-    """`conv2d_forward` of checked arguments."""
-    images = images_of(x, axis)
-    y, z = destination_of_images(out, output_shape(g, axis), axis, images)
-    constants = shift_by(bias, len(weight), x.dtype)
-    algorithms.forward(z, images, weight, g, algorithm, constants=constants)
-    return y.deliver()
-
-
-def differentiated(
-    dz: Array,
-    x: Array,
-    weight: Array,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
-    wanted: Collection[str],
-    out: Conv2dGradients,
-) -> Conv2dGradients:
-    """`conv2d_backward` of checked arguments."""
-    gradient, images = images_of(dz, axis), images_of(x, axis)
-    dx = dweight = dbias = None
-    if "dx" in wanted:
-        place, written = destination_of_images(out.dx, x.shape, axis, images)
-        algorithms.input_gradient(written, gradient, weight, g, algorithm)
-        dx = place.deliver()
-    if "dweight" in wanted:
-        place = destination(out.dweight, weight.shape, weight.dtype)
-        algorithms.weight_gradient(place.written, gradient, images, g, algorithm)
-        dweight = place.deliver()
-    if "dbias" in wanted:
-        dbias = np.empty(len(weight), weight.dtype) if out.dbias is None else out.dbias
-        dbias[...] = channel_sums(gradient.array(-1))
-    return Conv2dGradients(dx, dweight, dbias)

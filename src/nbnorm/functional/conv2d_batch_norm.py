@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from nbnorm import checks
-from nbnorm.functional.activation import Activation
-from nbnorm.functional.batch_norm import (
+from nbnorm.functional.arguments import (
+    Activation,
+    check_normalization,
+    check_parameters,
+    too_few_values,
+)
+from nbnorm.functional.contexts import (
     BatchNormContext,
-    BatchNormGradients,
-    batch_norm_backward,
-)
-from nbnorm.functional.conv2d import (
-    Conv2dGradients,
-    Pair,
-    differentiated,
-    geometry,
-    output_shape,
-)
-from nbnorm.functional.fusion import (
-    Normalized,
-    check_batch,
+    FusedContext,
     check_context,
     check_gradients,
-    check_options,
 )
-from nbnorm.functional.parameters import check_statistics
-from nbnorm.launch.batch_norm import (
-    apply_statistics,
-    channel_parameters,
-    normalize_summed,
-)
-from nbnorm.launch.conv2d import algorithms
-from nbnorm.launch.conv2d.images import destination_of_images, flat_like, images_of, new_images
-from nbnorm.launch.conv2d.tiling import Geometry
-from nbnorm.launch.gemm import given_constants, shift_by
-from nbnorm.launch.layout import flat, layout_of
-from nbnorm.launch.outputs import cast, destination
+from nbnorm.functional.conv2d import Pair, geometry
+from nbnorm.launch import conv2d_batch_norm as launch
+from nbnorm.launch.conv2d.tiling import output_shape
 from nbnorm.typing import Array
 
 
@@ -80,7 +61,7 @@ class _Kept(NamedTuple):
     options: Options
 
 
-class Conv2dBatchNormContext(Normalized, _Kept):  # type: ignore[misc]  # not tuple.count
+class Conv2dBatchNormContext(FusedContext, _Kept):  # type: ignore[misc]  # not tuple.count
     """What a backward needs of its forward. It can be used any number of times.
 
     x, weight, bias
@@ -139,12 +120,8 @@ def conv2d_batch_norm_forward(
     statistics : (mean, var), optional
         Normalize with these instead of the batch's, as arrays (k,) of float32 or float64. The
         backward then takes them for constants (frozen batch norm).
-    eps : float, 0 or more
-        Added to the variance. Where ``var + eps`` is 0, y is beta.
-    ddof : 0 or 1
-        The variance is taken over m - ddof values.
-    activation : None, the name of an activation, or (name, parameter)
-        "relu" or ("leaky_relu", 0.2), say: docs/activations.md lists them.
+    eps, ddof, activation
+        As in `batch_norm_forward`.
     residual : array of y's shape and type, optional
         Added before the activation.
     out : array of y's shape and type, optional
@@ -181,11 +158,13 @@ def conv2d_batch_norm_forward(
     g = geometry(function, x, weight, *options)
     k = len(weight)
     shape = output_shape(g, axis)
-    eps, applied = check_options(
-        function, x, shape, k, bias, gamma, beta, eps, activation, residual
-    )
-    ddof = checks.degrees_of_freedom(function, ddof)
-    check_batch(function, x, math.prod(shape) // k, k, statistics)
+    check_parameters(function, (k,), bias=bias)
+    normalization = check_normalization(
+        function, x, shape, (k,), gamma=gamma, beta=beta, statistics=statistics, eps=eps, ddof=ddof,
+        activation=activation, residual=residual,
+    )  # fmt: skip
+    if statistics is None and math.prod(shape) < 2 * k:
+        raise too_few_values(function, x)
     if out is not None:
         inputs = {
             "x": x, "weight": weight, "bias": bias, "gamma": gamma, "beta": beta,
@@ -193,10 +172,8 @@ def conv2d_batch_norm_forward(
         }  # fmt: skip
         checks.writable(function, "out", out, shape, x.dtype, inputs)
 
-    y, normalization = _forward(
-        x, weight, bias, g, options, gamma, beta, statistics, eps, ddof, applied, residual, out
-    )
-    return y, Conv2dBatchNormContext(x, weight, bias, normalization, options)
+    y, saved = launch.forward(x, weight, bias, g, axis, algorithm, normalization, out)
+    return y, Conv2dBatchNormContext(x, weight, bias, BatchNormContext(*saved), options)
 
 
 def conv2d_batch_norm_inference(
@@ -266,17 +243,16 @@ def conv2d_batch_norm_inference(
     g = geometry(function, x, weight, *options)
     k = len(weight)
     shape = output_shape(g, axis)
-    check_statistics(function, (k,), (mean, var))
-    eps, applied = check_options(
-        function, x, shape, k, bias, gamma, beta, eps, activation, residual
-    )
+    check_parameters(function, (k,), bias=bias)
+    normalization = check_normalization(
+        function, x, shape, (k,), gamma=gamma, beta=beta, statistics=(mean, var), eps=eps,
+        activation=activation, residual=residual,
+    )  # fmt: skip
     if out is not None:
         inputs = {"x": x, "weight": weight, "residual": residual}
         checks.writable(function, "out", out, shape, x.dtype, inputs, over=("residual",))
 
-    return _inference(
-        x, weight, bias, g, options, mean, var, gamma, beta, eps, applied, residual, out
-    )
+    return launch.inference(x, weight, bias, g, axis, algorithm, normalization, out)
 
 
 def conv2d_batch_norm_backward(
@@ -328,112 +304,14 @@ def conv2d_batch_norm_backward(
     ((1, 1, 3, 3), array([2.215]), None)
     """
     function = "conv2d_batch_norm_backward"
-    if type(context) is not Conv2dBatchNormContext:
-        raise checks.wrong_type(
-            function,
-            "context",
-            context,
-            "the Conv2dBatchNormContext of a conv2d_batch_norm_forward",
-        )
-    check_context(function, context)
-    g = geometry(function, context.x, context.weight, *context.options)
-    shape = output_shape(g, context.options.axis)
-    owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
-    return _backward(dy, context, g, owed, _NOWHERE if out is None else out)
-
-
-# --- execution, on checked arguments --------------------------------------------------------
-
-
-def _forward(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    g: Geometry,
-    options: Options,
-    gamma: Array | None,
-    beta: Array | None,
-    statistics: tuple[Array, Array] | None,
-    eps: float,
-    ddof: int,
-    activation: Any,
-    residual: Array | None,
-    out: Array | None,
-) -> tuple[Array, BatchNormContext]:
-    k, axis = len(weight), options.axis
-    images = images_of(x, axis)
-    written = new_images(output_shape(g, axis), axis, images.last, x.dtype)
-    summed = algorithms.forward(
-        written, images, weight, g, options.algorithm, constants=shift_by(bias, k, x.dtype),
-        sums=statistics is None,
-    )  # fmt: skip
-    z = written.array(axis)
-    layout = layout_of(z.shape, z.strides, (axis % 4,))
-    kept = np.empty((3, k))
-    count = z.size // k
-    frozen = statistics is not None
-    context = BatchNormContext(
-        z, gamma, beta, residual, kept, count, layout, ddof, activation, frozen
-    )
-    if statistics is not None:
-        kept[0], kept[1] = statistics
-        y = apply_statistics(z, kept, gamma, beta, layout, eps, activation, residual, out)
-        return y, context
-    place = destination(out, z.shape, z.dtype, layout.order)
-    normalize_summed(
-        place.written, kept, written.flat, None if residual is None else flat(residual, layout),
-        channel_parameters(gamma, beta, k), layout.shape, eps, ddof, activation, summed,
-    )  # fmt: skip
-    return place.deliver(), context
-
-
-def _inference(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    g: Geometry,
-    options: Options,
-    mean: Array,
-    var: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    eps: float,
-    activation: Any,
-    residual: Array | None,
-    out: Array | None,
-) -> Array:
-    axis = options.axis
-    images = images_of(x, axis)
-    y, written = destination_of_images(out, output_shape(g, axis), axis, images)
-    algorithms.forward(
-        written, images, weight, g, options.algorithm,
-        constants=given_constants(mean, var, gamma, beta, bias, eps, x.dtype),
-        residual=flat_like(residual, axis, written), activation=activation,
-    )  # fmt: skip
-    return y.deliver()
-
-
-def _backward(
-    dy: Array,
-    context: Conv2dBatchNormContext,
-    g: Geometry,
-    owed: frozenset[str],
-    out: Conv2dBatchNormGradients,
-) -> Conv2dBatchNormGradients:
+    check_context(function, context, Conv2dBatchNormContext, "conv2d_batch_norm_forward")
     x, weight, bias, normalization, options = context
-    through = owed & {"dx", "dweight", "dbias"}  # those that need dz
-    dz, dgamma, dbeta, dresidual = batch_norm_backward(
-        dy,
-        normalization,
-        needs=[*owed & {"dgamma", "dbeta", "dresidual"}, *(["dx"] if through else [])],
-        out=BatchNormGradients(None, out.dgamma, out.dbeta, out.dresidual),
-    )
-    if dz is None:
-        return Conv2dBatchNormGradients(dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
-    dx, dweight, dbias = differentiated(
-        dz, x, weight, g, options.axis, options.algorithm, through,
-        Conv2dGradients(out.dx, out.dweight),
+    g = geometry(function, x, weight, *options)
+    shape = output_shape(g, options.axis)
+    owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
+
+    gradients = launch.differentiate(
+        dy, x, weight, bias, normalization, g, options.axis, options.algorithm, owed,
+        _NOWHERE if out is None else out,
     )  # fmt: skip
-    if dbias is not None and bias is not None:
-        dbias = cast(dbias, bias, out.dbias)
-    return Conv2dBatchNormGradients(dx, dweight, dbias, dgamma, dbeta, dresidual)
+    return Conv2dBatchNormGradients(*gradients)

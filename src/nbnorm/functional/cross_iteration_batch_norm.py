@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.functional.activation import Activation, resolve_activation
-from nbnorm.functional.batch_norm import BatchNormContext, check_input
-from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
-from nbnorm.functional.sizes import size
-from nbnorm.launch.batch_norm import apply_statistics, channel_statistics
+from nbnorm.functional.arguments import (
+    Activation,
+    check_input,
+    check_normalization,
+    check_statistics,
+    size,
+)
+from nbnorm.functional.contexts import BatchNormContext
+from nbnorm.launch import batch_norm as launch
 from nbnorm.launch.layout import Layout, flat
+from nbnorm.launch.statistics import channel_statistics
 from nbnorm.typing import Array
 
 PARTS = "a sequence of BatchStatistics"
@@ -181,12 +186,10 @@ def cross_iteration_batch_norm_forward(
     for part in parts:
         if part.mean.shape != layout.kept:
             raise checks.wrong_value(function, "earlier", part.mean, f"means of {layout.kept}")
-    check_parameters(function, layout.kept, gamma=gamma, beta=beta)
-    eps = checks.number(function, "eps", eps, EPS)
-    ddof = checks.degrees_of_freedom(function, ddof)
-    applied = None if activation is None else resolve_activation(function, activation)
-    if residual is not None:
-        checks.like(function, "residual", residual, x.shape, x.dtype)
+    normalization = check_normalization(
+        function, x, x.shape, layout.kept, gamma=gamma, beta=beta, eps=eps, ddof=ddof,
+        activation=activation, residual=residual,
+    )  # fmt: skip
     if not parts and layout.shape[0] * layout.shape[2] < 2:
         expected = "two values or more in each channel, with those of earlier batches"
         raise checks.wrong_value(function, "x", x, expected)
@@ -196,12 +199,11 @@ def cross_iteration_batch_norm_forward(
 
     own = _statistics_of(x, layout)
     merged = _merged([own, *parts])
-    kept = np.empty((3, *layout.kept))
-    kept[0], kept[1] = merged.mean, merged.var * (merged.count / (merged.count - ddof))
-    y = apply_statistics(x, kept, gamma, beta, layout, eps, applied, residual, out)
-    context = BatchNormContext(
-        x, gamma, beta, residual, kept, merged.count, layout, ddof, applied, frozen=False
-    )
+    var = merged.var * (merged.count / (merged.count - normalization.ddof))
+    given = normalization._replace(statistics=(merged.mean, var))
+    y, statistics = launch.normalize(x, layout, given, out)
+    # Not frozen: its own part of the statistics has a gradient.
+    context = BatchNormContext.of(x, layout, normalization, statistics, merged.count)
     return y, context, own
 
 

@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from nbnorm import checks
-from nbnorm.functional.gradients import destinations
-from nbnorm.kernels.gemm.epilogue import Epilogue
-from nbnorm.launch.batch_norm import channel_sums
-from nbnorm.launch.gemm import as_rows, differentiate_product, matrix, multiply, shift_by
-from nbnorm.launch.outputs import destination
+from nbnorm.functional.arguments import Form, check_places
+from nbnorm.launch import dense as launch
 from nbnorm.typing import Array
 
 
@@ -61,15 +58,11 @@ def dense_forward(
     k = len(weight)
     if bias is not None:
         checks.like(function, "bias", bias, (k,))
-    inputs = {"x": x, "weight": weight, "bias": bias}
-    shape = (*x.shape[:-1], k)
     if out is not None:
-        checks.writable(function, "out", out, shape, x.dtype, inputs)
+        inputs = {"x": x, "weight": weight, "bias": bias}
+        checks.writable(function, "out", out, (*x.shape[:-1], k), x.dtype, inputs)
 
-    y = destination(out, shape, x.dtype)
-    epilogue = Epilogue(constants=shift_by(bias, k, x.dtype))
-    multiply(y.written, as_rows(x), matrix(weight).transposed, epilogue)
-    return y.deliver()
+    return launch.forward(x, weight, bias, out)
 
 
 def dense_backward(
@@ -121,26 +114,17 @@ def dense_backward(
     check_operands(function, x, weight)
     k = len(weight)
     checks.like(function, "dy", dy, (*x.shape[:-1], k), x.dtype)
-    dx, dweight, dbias = destinations(
-        function,
-        needs,
-        DenseGradients,
-        out,
-        {"dx": x.shape, "dweight": weight.shape, "dbias": (k,)},
-        x.dtype,
-        {"dy": dy, "x": x, "weight": weight},
-    )
+    wanted = checks.needs(function, needs, DenseGradients._fields)
+    if out is None:
+        out = DenseGradients()
+    else:
+        sources: dict[str, Array | Form] = {
+            "dx": x, "dweight": weight, "dbias": Form((k,), x.dtype)
+        }  # fmt: skip
+        inputs = {"dy": dy, "x": x, "weight": weight}
+        check_places(function, DenseGradients, out, wanted, sources, inputs)
 
-    differentiate_product(
-        None if dx is None else destination(dx, dx.shape, dx.dtype),
-        None if dweight is None else destination(dweight, dweight.shape, dweight.dtype),
-        dy,
-        x,
-        weight,
-    )
-    if dbias is not None:
-        dbias[...] = channel_sums(dy)
-    return DenseGradients(dx, dweight, dbias)
+    return DenseGradients(*launch.differentiate(dy, x, weight, wanted, out))
 
 
 def check_operands(function: str, x: Array, weight: Array) -> None:

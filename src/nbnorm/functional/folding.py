@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.functional.parameters import EPS, check_parameters, check_statistics
+from nbnorm.functional.arguments import check_normalization, check_parameters
 from nbnorm.typing import Array
 
 
@@ -68,14 +68,15 @@ def fold_batch_norm(
         raise checks.wrong_value(function, "weight", weight, "an array of 2 or 4 dimensions")
     kept = weight.shape[:1]
     check_parameters(function, kept, bias=bias)
-    check_statistics(function, kept, (mean, var))
-    check_parameters(function, kept, gamma=gamma, beta=beta)
-    eps = checks.number(function, "eps", eps, EPS)
-    return folded(weight, bias, mean, var, gamma, beta, eps)
+    normalization = check_normalization(
+        function, weight, kept, kept, gamma=gamma, beta=beta, statistics=(mean, var), eps=eps,
+        activation=None, residual=None,
+    )  # fmt: skip
+    return _folded(weight, bias, mean, var, gamma, beta, normalization.eps)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # NaN and what float32 cannot hold: no news
-def folded(
+@np.errstate(over="ignore", invalid="ignore")  # overflow and NaN propagate silently
+def _folded(
     weight: Array,
     bias: Array | None,
     mean: Array,

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.functional.batch_norm import is_array, unfit
-from nbnorm.functional.parameters import EPS
+from nbnorm.functional.contexts import is_array, unfit
 from nbnorm.kernels.norms.kinds import L1, L2
 from nbnorm.launch.layout import Layout, flat, layout_of
 from nbnorm.launch.norms import divide
@@ -257,7 +256,7 @@ def _forward(
 ) -> tuple[Array, Context]:
     checks.array(function, "x", x)
     axes = _summed_axes(function, x, axis)
-    eps = checks.number(function, "eps", eps, EPS)
+    eps = checks.number(function, "eps", eps)
     if out is not None:
         checks.writable(function, "out", out, x.shape, x.dtype, {"x": x})
 

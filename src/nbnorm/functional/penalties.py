@@ -11,8 +11,6 @@ from nbnorm.launch.norms import penalize
 from nbnorm.launch.outputs import destination
 from nbnorm.typing import Array
 
-WEIGHT = "a finite number, 0 or more"
-
 
 def l1_penalty(x: Array, weight: float, *, out: Array | None = None) -> tuple[float, Array]:
     """The weighted sum of absolute values, and its gradient.
@@ -86,7 +84,7 @@ def _penalty(
     function: str, kind: Any, x: Array, weight: Any, out: Array | None
 ) -> tuple[float, Array]:
     check_penalized(function, x)
-    weight = checks.number(function, "weight", weight, WEIGHT)
+    weight = checks.number(function, "weight", weight)
     if out is not None:
         checks.writable(function, "out", out, x.shape, x.dtype, {"x": x}, over=("x",))
     layout = layout_of(x.shape, x.strides, (0,))

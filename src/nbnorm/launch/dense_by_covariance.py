@@ -29,18 +29,12 @@ import numpy as np
 from nbnorm.kernels.channels import HEAD, OFFSET, SCALE, SHIFT
 from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.gemm import Matrix
-from nbnorm.launch.batch_norm import (
-    Summed,
-    channel_parameters,
-    channel_statistics,
-    normalize_batch,
-    summed_statistics,
-)
+from nbnorm.launch.batch_norm import Normalization, Saved, normalize
 from nbnorm.launch.gemm import deep_product, matrix, multiply, sums_for
-from nbnorm.launch.layout import flat, layout_of, run_of
+from nbnorm.launch.layout import layout_of, run_of
 from nbnorm.launch.machine import whole_vectors
-from nbnorm.launch.outputs import destination
 from nbnorm.launch.scratch import empty, scratch
+from nbnorm.launch.statistics import Summed, channel_statistics
 from nbnorm.typing import Array
 
 # Columns of x per column of y, rows of x per column, and values of y, from which it pays. C and the
@@ -87,25 +81,15 @@ def normalize_product(
     x: Array,
     weight: Array,
     bias: Array | None,
-    parameters: tuple[Array | None, Array | None],
-    eps: float,
-    ddof: int,
-    activation: Any,
-    residual: Array | None,
+    normalization: Normalization,
 ) -> tuple[Array, StandardizedInput] | None:
     """Writes y, flat; mean, var and inv_std (3, k) of ``z = x weight^T + bias``.
 
     None, and y as it was, where var would lose digits or a value overflows.
     """
-    gamma, beta = parameters
-    n, c = x.shape
-    layout = layout_of(x.shape, x.strides, (1,))
-    rows, written, _ = destination(None, x.shape, x.dtype, layout.order)
-    statistics = np.empty((3, c))
-    normalize_batch(
-        written, statistics, flat(x, layout), None, channel_parameters(None, None, c),
-        layout.shape, 0.0, 0, None,
-    )  # fmt: skip
+    gamma, beta, _, eps, ddof, activation, residual = normalization
+    n = len(x)
+    rows, statistics = normalize(x, layout_of(x.shape, x.strides, (1,)), Normalization())
     std = np.sqrt(statistics[1])
     gram = deep_product(matrix(rows).transposed, matrix(rows))
     wide = weight.astype(np.float64)
@@ -174,35 +158,28 @@ class CovarianceGradients(NamedTuple):
 
 
 def differentiate(
-    dy: Array,
-    standardized: StandardizedInput,
-    weight: Array,
-    statistics: Array,
-    parameters: tuple[Array | None, Array | None],
-    ddof: int,
-    activation: Any,
+    dy: Array, standardized: StandardizedInput, weight: Array, saved: Saved
 ) -> CovarianceGradients | None:
     """The gradients from dy (n, k); None where dx would lose digits or a value overflows."""
-    gamma, beta = parameters
     n, k = dy.shape
-    if activation is None:
+    if saved.activation is None:
         g = run_of(dy)
         mean, var, _ = channel_statistics(g, (n, k, 1))
     else:
         summed = sums_for((n, k, standardized.rows.shape[1]), dy.dtype)
         g = empty((n * k,), dy.dtype)
-        _apply(g, standardized, beta, activation, run_of(dy), summed)
-        mean, var, _ = summed_statistics(summed, g, (n, k, 1))
+        _apply(g, standardized, saved.beta, saved.activation, run_of(dy), summed)
+        mean, var, _ = channel_statistics(g, (n, k, 1), summed)
     if not (np.square(mean) <= LARGEST_MEAN**2 * var).all():
         return None
     cross = deep_product(Matrix(g, k, n, 1, k), matrix(standardized.rows))
     wide = weight.astype(np.float64)
     v = wide * standardized.std
-    inv_std = statistics[2]
-    a = inv_std if gamma is None else inv_std * gamma
+    inv_std = saved.statistics[2]
+    a = inv_std if saved.gamma is None else inv_std * saved.gamma
     with np.errstate(all="ignore"):  # NaN and infinity are looked for below
         dgamma = inv_std * (v * cross).sum(axis=1)
-        e = dgamma * inv_std / (n - ddof)
+        e = dgamma * inv_std / (n - saved.ddof)
         through_var = e[:, np.newaxis] * _product(v, standardized.gram)
         dweight = a[:, np.newaxis] * (cross - through_var) * standardized.std
         from_g = a[:, np.newaxis] * wide

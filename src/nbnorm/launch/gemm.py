@@ -16,7 +16,7 @@ from nbnorm.kernels.gemm import gemm as kernels
 from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.gemm import PACKED_ROWS, GemmBlocks, GemmWorkspace, Matrix
 from nbnorm.kernels.gemm.microkernel import DEPTH, TILE_ROWS
-from nbnorm.launch.batch_norm import Summed, channel_parameters, sums_about
+from nbnorm.launch.batch_norm import Normalization
 from nbnorm.launch.layout import run_of
 from nbnorm.launch.machine import (
     BALANCED_TILES,
@@ -24,8 +24,8 @@ from nbnorm.launch.machine import (
     PARALLEL_FROM_UNPACKED_MACS,
     whole_vectors,
 )
-from nbnorm.launch.outputs import Destination
 from nbnorm.launch.scratch import scratch
+from nbnorm.launch.statistics import Summed, channel_parameters, sums_about
 from nbnorm.typing import Array
 
 # Columns of a block: two of the widest panels, one where the blocks would be few.
@@ -196,21 +196,6 @@ def _multiply_blocks(
     )  # fmt: skip
 
 
-def differentiate_product(
-    dx: Destination | None, dweight: Destination | None, dy: Array, x: Array, weight: Array
-) -> tuple[Array | None, Array | None]:
-    """``dx = dy weight`` and ``dweight = dy^T x``, each unless it is None."""
-    rows = as_rows(dy)
-    if dx is not None:
-        multiply(dx.written, rows, matrix(weight))
-    if dweight is not None:
-        multiply(dweight.written, rows.transposed, as_rows(x))
-    return (
-        None if dx is None else dx.deliver(),
-        None if dweight is None else dweight.deliver(),
-    )
-
-
 def deep_product(a: Matrix, b: Matrix) -> Array:
     """``a b`` in float64, for a depth far beyond the rows of a and the columns of b.
 
@@ -256,16 +241,10 @@ def _heights(rows: int, height: int) -> Array:
     return heights
 
 
-def given_constants(
-    mean: Array,
-    var: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    bias: Array | None,
-    eps: float,
-    dtype: Any,
-) -> Array:
-    """Head, scale and shift of a given mean and variance; a bias moves the mean."""
+def given_constants(normalization: Normalization, bias: Array | None, dtype: Any) -> Array:
+    """Head, scale and shift of given statistics; a bias moves the mean."""
+    assert normalization.statistics is not None
+    mean, var = normalization.statistics
     k = len(mean)
     statistics = np.empty((3, k))
     statistics[0] = mean
@@ -273,8 +252,8 @@ def given_constants(
         statistics[0] -= bias
     statistics[1] = var
     folded = scratch.take("given", (3, whole_vectors(k, dtype.itemsize)), dtype)
-    parameters = channel_parameters(gamma, beta, k)
-    fold_given(folded, folded, statistics, parameters, eps, (1, 1, 0))
+    parameters = channel_parameters(normalization.gamma, normalization.beta, k)
+    fold_given(folded, folded, statistics, parameters, normalization.eps, (1, 1, 0))
     return folded
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm.launch.scratch import empty
 from nbnorm.typing import Array
+
+# The gradients of a function, None for those not wanted; or the arrays to write them to, None for
+# those to be allocated.
+Gradients: TypeAlias = tuple[Array | None, ...]
 
 
 class Destination(NamedTuple):
@@ -52,10 +56,9 @@ def destination(
     return Destination(out, empty((out.size,), dtype), in_order)
 
 
-def cast(gradient: Array, parameter: Array, out: Array | None) -> Array:
-    """The float64 gradient of a parameter, in the parameter's shape and type."""
+def cast(gradient: Array, dtype: DTypeLike, out: Array | None) -> Array:
+    """The float64 gradient of a parameter in the parameter's type, or in `out`."""
     if out is None:
-        gradient = gradient.astype(parameter.dtype)
-        return gradient if parameter.ndim == 1 else gradient.reshape(parameter.shape)
-    out[...] = gradient.reshape(parameter.shape)
+        return gradient.astype(dtype)
+    out[...] = gradient
     return out

@@ -7,12 +7,9 @@ from typing import cast
 import numpy as np
 
 from nbnorm import checks
-from nbnorm.functional import activation as functional
-from nbnorm.functional.batch_norm import (
-    BatchNormContext,
-    batch_norm_backward,
-    batch_norm_forward,
-)
+from nbnorm.functional import arguments
+from nbnorm.functional.batch_norm import batch_norm_backward, batch_norm_forward
+from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.layers.base import Layer
 from nbnorm.typing import Array
 
@@ -40,9 +37,9 @@ class Activation(Layer[BatchNormContext]):
 
     _context_type = BatchNormContext
 
-    def __init__(self, activation: functional.Activation) -> None:
+    def __init__(self, activation: arguments.Activation) -> None:
         super().__init__()
-        functional.resolve_activation("Activation", activation)
+        arguments.resolve_activation("Activation", activation)
         self.activation = activation
 
     def __repr__(self) -> str:

@@ -6,13 +6,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm import checks
-from nbnorm.functional.activation import Activation
-from nbnorm.functional.batch_norm import (
-    BatchNormContext,
-    batch_norm_backward,
-    batch_norm_forward,
-)
-from nbnorm.functional.sizes import size
+from nbnorm.functional.arguments import Activation, size
+from nbnorm.functional.batch_norm import batch_norm_backward, batch_norm_forward
+from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.layers.normalizing import Normalizing
 from nbnorm.typing import Array
 

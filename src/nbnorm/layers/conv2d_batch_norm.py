@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.functional.activation import Activation
+from nbnorm.functional.arguments import Activation
 from nbnorm.functional.conv2d import Pair
 from nbnorm.functional.conv2d_batch_norm import (
     Conv2dBatchNormContext,

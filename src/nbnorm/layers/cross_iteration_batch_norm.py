@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.functional.activation import Activation
-from nbnorm.functional.batch_norm import BatchNormContext
+from nbnorm.functional.arguments import Activation, size
+from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.functional.cross_iteration_batch_norm import (
     BatchStatistics,
     check_sequence,
     cross_iteration_batch_norm_forward,
 )
-from nbnorm.functional.sizes import size
 from nbnorm.layers.batch_norm import BatchNorm
 from nbnorm.typing import Array
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm import checks
+from nbnorm.functional.arguments import pair, size
 from nbnorm.functional.conv2d import check_options
-from nbnorm.functional.sizes import pair, size
 from nbnorm.typing import Array
 
 Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.Generator | None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm import checks
-from nbnorm.functional.activation import Activation, resolve_activation
+from nbnorm.functional.arguments import Activation, resolve_activation
 from nbnorm.layers.base import Layer
 from nbnorm.layers.initialization import float_type
 from nbnorm.typing import Array
@@ -60,7 +60,7 @@ class Normalizing(Layer[Context]):
         checks.choice(name, "running_var", running_var, ("unbiased", "biased"))
         affine = checks.flag(name, "affine", affine)
         tracked = checks.flag(name, "track_running_stats", track_running_stats)
-        self.eps = checks.number(name, "eps", eps, "a finite number, 0 or more")
+        self.eps = checks.number(name, "eps", eps)
         self.momentum = momentum
         self.unbiased = running_var == "unbiased"
         self.ddof = checks.degrees_of_freedom(name, ddof)

@@ -12,7 +12,6 @@ from nbnorm.functional.norms import (
     l2_normalize_backward,
     l2_normalize_forward,
 )
-from nbnorm.functional.parameters import EPS
 from nbnorm.layers.base import Context, Layer
 from nbnorm.typing import Array
 
@@ -24,7 +23,7 @@ class _Normalize(Layer[Context]):
         if axis is not None:
             checks.ints(name, "axis", axis, "an int, a tuple of ints or None")
         self.axis = axis
-        self.eps = checks.number(name, "eps", eps, EPS)
+        self.eps = checks.number(name, "eps", eps)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(axis={self.axis}, eps={self.eps})"

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from nbnorm import checks
 from nbnorm.functional.penalties import (
-    WEIGHT,
     add_penalty_gradient,
     check_penalized,
     penalty_loss,
@@ -33,7 +32,7 @@ class _Penalty(Layer[PenaltyContext]):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        self.weight = checks.number(type(self).__name__, "weight", weight, WEIGHT)
+        self.weight = checks.number(type(self).__name__, "weight", weight)
         self.loss = 0.0
 
     def __repr__(self) -> str:

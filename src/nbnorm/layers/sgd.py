@@ -56,7 +56,7 @@ class SGD:
     def __init__(
         self, layers: Layer[Any] | Iterable[Layer[Any]], lr: float, momentum: float = 0.0
     ) -> None:
-        checks.number("SGD", "lr", lr, "a finite number, 0 or more")
+        checks.number("SGD", "lr", lr)
         expected = "a number from 0 to 1"
         if checks.number("SGD", "momentum", momentum, expected) > 1:
             raise checks.wrong_value("SGD", "momentum", momentum, expected)

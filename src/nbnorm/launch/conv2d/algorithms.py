@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -11,13 +12,15 @@ from nbnorm.jit import target
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d.images import turn_images, turn_images_parallel
 from nbnorm.kernels.conv2d.winograd_transforms import TILE
-from nbnorm.launch.batch_norm import Summed
 from nbnorm.launch.conv2d import direct as conv_direct
 from nbnorm.launch.conv2d import grouped as conv_grouped
 from nbnorm.launch.conv2d import winograd as conv_winograd
-from nbnorm.launch.conv2d.images import Images, new_images
-from nbnorm.launch.conv2d.tiling import Geometry
+from nbnorm.launch.conv2d.images import Images, destination_of_images, images_of, new_images
+from nbnorm.launch.conv2d.tiling import Geometry, output_shape
+from nbnorm.launch.gemm import shift_by
 from nbnorm.launch.machine import PARALLEL_FROM_VALUES
+from nbnorm.launch.outputs import Gradients, cast, destination
+from nbnorm.launch.statistics import Summed, channel_sums
 from nbnorm.typing import Array
 
 BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winograd}
@@ -89,3 +92,49 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry, algorith
         dweight[...] = 0.0
         return
     chosen(g, algorithm, dweight.itemsize).weight_gradient(dweight, dz, x, g)
+
+
+# --- arrays -----------------------------------------------------------------------------------
+
+
+def convolve(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    g: Geometry,
+    axis: int,
+    algorithm: str,
+    out: Array | None,
+) -> Array:
+    """The convolution of an array of images, and a bias."""
+    images = images_of(x, axis)
+    y, written = destination_of_images(out, output_shape(g, axis), axis, images)
+    constants = shift_by(bias, len(weight), x.dtype)
+    forward(written, images, weight, g, algorithm, constants=constants)
+    return y.deliver()
+
+
+def differentiate(
+    dz: Array,
+    x: Array,
+    weight: Array,
+    g: Geometry,
+    axis: int,
+    algorithm: str,
+    wanted: Collection[str],
+    out: Gradients,
+) -> Gradients:
+    """The gradients dx, dweight and dbias, those that are `wanted`."""
+    gradient, images = images_of(dz, axis), images_of(x, axis)
+    dx = dweight = dbias = None
+    if "dx" in wanted:
+        place, written = destination_of_images(out[0], x.shape, axis, images)
+        input_gradient(written, gradient, weight, g, algorithm)
+        dx = place.deliver()
+    if "dweight" in wanted:
+        place = destination(out[1], weight.shape, weight.dtype)
+        weight_gradient(place.written, gradient, images, g, algorithm)
+        dweight = place.deliver()
+    if "dbias" in wanted:
+        dbias = cast(channel_sums(gradient.array(-1)), weight.dtype, out[2])
+    return dx, dweight, dbias

@@ -10,7 +10,6 @@ import numpy as np
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import direct as kernels
 from nbnorm.kernels.gemm.microkernel import panel_count
-from nbnorm.launch.batch_norm import Summed, sums_about
 from nbnorm.launch.conv2d.images import Images
 from nbnorm.launch.conv2d.tiling import (
     Geometry,
@@ -28,6 +27,7 @@ from nbnorm.launch.conv2d.tiling import (
 from nbnorm.launch.layout import run_of
 from nbnorm.launch.machine import PARALLEL_FROM_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
+from nbnorm.launch.statistics import Summed, sums_about
 from nbnorm.typing import Array
 
 # Bytes of the gradients of the weights, one of each share of the bands.

@@ -9,7 +9,6 @@ import numpy as np
 
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import grouped as kernels
-from nbnorm.launch.batch_norm import Summed, sums_about
 from nbnorm.launch.conv2d.images import Images
 from nbnorm.launch.conv2d.tiling import (
     SHARES,
@@ -24,6 +23,7 @@ from nbnorm.launch.conv2d.tiling import (
 from nbnorm.launch.layout import run_of
 from nbnorm.launch.machine import PARALLEL_FROM_UNPACKED_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
+from nbnorm.launch.statistics import Summed, sums_about
 from nbnorm.typing import Array
 
 Sizes: TypeAlias = tuple[int, int, int]

@@ -47,6 +47,12 @@ class Geometry(NamedTuple):
     before: Sizes  # zeros above and to the left
 
 
+def output_shape(g: Geometry, axis: int) -> Sizes:
+    """The shape of a convolution's output, whose channels are along `axis`."""
+    channels = g.groups * g.k
+    return (g.n, channels, *g.positions) if axis == 1 else (g.n, *g.positions, channels)
+
+
 class Band(NamedTuple):
     """The piece of the input that a kernel works on at once: see kernels/conv2d/images.py."""
 

@@ -13,7 +13,6 @@ from nbnorm.kernels.conv2d.direct import COLLECTED, WHOLE, collect_weights, coll
 from nbnorm.kernels.conv2d.winograd import LINE, POINTS
 from nbnorm.kernels.conv2d.winograd_transforms import PATCH, TILE
 from nbnorm.kernels.gemm.microkernel import panel_count
-from nbnorm.launch.batch_norm import Summed, sums_about
 from nbnorm.launch.conv2d.images import Images
 from nbnorm.launch.conv2d.tiling import (
     Band,
@@ -31,6 +30,7 @@ from nbnorm.launch.conv2d.tiling import (
 from nbnorm.launch.layout import run_of
 from nbnorm.launch.machine import PARALLEL_FROM_WINOGRAD, whole_vectors
 from nbnorm.launch.scratch import scratch
+from nbnorm.launch.statistics import Summed, sums_about
 from nbnorm.typing import Array
 
 # Points of the input of a band, and of its output: in the second cache beside those of the weights.
