@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nbnorm.functional.activation import resolve_activation
 from numba.core import config
 
 from nbnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference, reference
+from nbnorm.functional.arguments import resolve_activation
 from nbnorm.kernels.activations import ACTIVATIONS, ELU, LeakyReLU
 from tests.cases.activations import ARGUMENTS
 
