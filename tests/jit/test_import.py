@@ -47,7 +47,7 @@ print(json.dumps([len(during_import.buffer), len(during_call.buffer)]))
 def test_it_imports_next_to_nothing():
     """What it takes, half a millisecond, any other module of the standard library would double."""
     code = """
-import sys
+import os, sys
 before = set(sys.modules)
 import nbnorm
 print(*set(sys.modules) - before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nbnorm import l2_normalize_forward
+from nbnorm.functional.norms import l2_normalize_forward
 from nbnorm.interop.darknet import images
 from nbnorm.interop.darknet.activations import Activating, logistic
 from nbnorm.interop.darknet.cfg import Section

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nbnorm import conv2d_batch_norm_inference, dense_batch_norm_inference
+from nbnorm.functional.conv2d_batch_norm import conv2d_batch_norm_inference
+from nbnorm.functional.dense_batch_norm import dense_batch_norm_inference
 from nbnorm.interop.darknet.activations import Activating
 from nbnorm.interop.darknet.cfg import Section
 from nbnorm.interop.darknet.dialect import Dialect
