@@ -5,6 +5,9 @@ Each is timed in a process of its own (`timeraw_`): a statement, after a setup t
 
 from __future__ import annotations
 
+import statistics
+import subprocess
+import sys
 import textwrap
 
 PREPARE = """
@@ -46,6 +49,18 @@ os.environ["NUMBA_CACHE_DIR"] = folder.name
 """
 
 
+PROCESSES = 7  # whose median is taken
+
+IMPORTS = """
+import time
+start = time.perf_counter()
+import numba
+between = time.perf_counter()
+from nbnorm import batch_norm_forward
+print(between - start, time.perf_counter() - between)
+"""
+
+
 class Import:
     """Seconds until the first name is there."""
 
@@ -62,6 +77,22 @@ class Import:
 
     def timeraw_nbnorm_beyond_numba(self) -> tuple[str, str]:
         return "from nbnorm import batch_norm_forward", "import numba"
+
+
+class ImportRatio:
+    """The same over the import of Numba, which a slow machine takes longer for, too."""
+
+    unit = "times import numba"
+
+    def track_nbnorm_beyond_numba(self) -> float:
+        ratios = []
+        for _ in range(PROCESSES):
+            done = subprocess.run(
+                [sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True
+            )
+            numba, nbnorm = map(float, done.stdout.split())
+            ratios.append(nbnorm / numba)
+        return statistics.median(ratios)
 
 
 class Compile:

@@ -31,7 +31,7 @@ SUBSET = (
     r"^dense_batch_norm\.Fused\..*('256x784x512'|'16384x64x128')",
     r"^dense_batch_norm\.Ratio\.track_step.*('256x784x512'|'16384x64x128')",
     r"^memory\..*batch norm 32",
-    r"^startup\.(Import|Load)\..*(nbnorm|'batch norm')",
+    r"^startup\.(Import|ImportRatio|Load)\..*(nbnorm|'batch norm')",
 )
 
 JQUERY = Package(

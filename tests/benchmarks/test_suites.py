@@ -116,6 +116,11 @@ def test_first_steps_run(operation):
     startup.Load().setup(operation)
 
 
+def test_an_import_is_measured_in_processes_of_its_own(monkeypatch):
+    monkeypatch.setattr(startup, "PROCESSES", 2)
+    assert startup.ImportRatio().track_nbnorm_beyond_numba() > 0
+
+
 @pytest.mark.slow
 def test_a_step_needs_less_memory_than_its_arrays_and_more_than_one():
     """x, dy and one array that serves for y and then dx: 74 MiB, and what one is made of."""

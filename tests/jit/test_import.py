@@ -1,4 +1,7 @@
-"""Importing nbnorm: it compiles nothing, changes nothing, starts nothing and takes no time."""
+"""Importing nbnorm: it compiles nothing, changes nothing and starts nothing.
+
+How long it takes is measured by benchmarks/suites/startup.py.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import ast
 import json
 import os
 import pkgutil
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,6 @@ import pytest
 import nbnorm
 from nbnorm.lazy import names_in_stub
 from tests.jit.processes import PACKAGE, python
-
-# A fast machine imports Numba in so many seconds. A slow or busy one takes longer for everything,
-# and the bounds below grow with it.
-NUMBA_IMPORT = 0.3
 
 
 def observed(code: str, **variables: Any) -> Any:
@@ -186,51 +183,3 @@ assert os.waitpid(child, 0)[1] == 0
 thread.join()
 """
     python("-W", "ignore", "-c", code)
-
-
-@pytest.mark.alone
-def test_it_takes_at_most_50_ms():
-    """Beyond `import numba`, batch norm included: the median of several processes; seen: 14 ms."""
-    code = """
-import json, time
-start = time.perf_counter()
-import numba
-between = time.perf_counter()
-from nbnorm import batch_norm_forward
-print(json.dumps([between - start, time.perf_counter() - between]))
-"""
-    observed(code)  # writes the bytecode
-    numba, nbnorm = zip(*(observed(code) for _ in range(7)), strict=True)
-    slowness = max(1.0, statistics.median(numba) / NUMBA_IMPORT)
-    assert statistics.median(nbnorm) <= 0.050 * slowness
-
-
-FIRST_CALL = """
-import json, time
-start = time.perf_counter()
-import numba
-imported = time.perf_counter() - start
-import numpy as np
-from nbnorm import batch_norm_backward, batch_norm_forward
-x = np.random.default_rng(0).standard_normal((32, 64, 28, 28), np.float32)
-y, context = batch_norm_forward(x, np.ones(64), np.zeros(64))
-batch_norm_backward(x, context)
-print(json.dumps(imported))
-"""
-
-
-def seconds_of_first_call(cache: Path) -> tuple[float, float]:
-    """The process's time from start to end, and how much slower than a fast machine this one is."""
-    start = time.perf_counter()
-    imported = observed(FIRST_CALL, NUMBA_CACHE_DIR=cache)
-    return time.perf_counter() - start, max(1.0, imported / NUMBA_IMPORT)
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-def test_a_first_training_step_in_a_new_process(tmp_path):
-    """Within 10 s where nothing is cached, within 1.2 s where all is; imports included."""
-    seconds, slowness = seconds_of_first_call(tmp_path)
-    assert seconds <= 10 * slowness
-    cached = [seconds_of_first_call(tmp_path) for _ in range(5)]
-    assert statistics.median(seconds / slowness for seconds, slowness in cached) <= 1.2

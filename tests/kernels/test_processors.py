@@ -6,6 +6,7 @@ import platform
 import re
 
 import pytest
+from numba.core import config
 
 from nbnorm.jit import target
 from tests.jit.processes import python
@@ -60,6 +61,8 @@ for kernel in compiled:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(config.DISABLE_JIT, reason="about machine code")
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
 @pytest.mark.parametrize(
     ("processor", "register", "has_fma", "widest", "too_wide"),
