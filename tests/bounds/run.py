@@ -23,8 +23,7 @@ import numpy as np
 
 import nbnorm
 from nbnorm.jit import threads
-from nbnorm.launch import dense_by_covariance, machine, plans, scratch
-from nbnorm.launch import gemm as product
+from nbnorm.launch import dense_by_covariance, gemm, machine, plans, scratch
 from nbnorm.launch.conv2d import direct as conv_direct
 from nbnorm.launch.conv2d import tiling as windows
 from nbnorm.launch.conv2d import winograd as conv_winograd
@@ -39,7 +38,7 @@ SMALL = {
         "TILE_VALUES": 512, "PARALLEL_FROM_VALUES": 512,
     },
     plans: {"LARGEST_TILE_BYTES": 8 << 10},
-    product: {
+    gemm: {
         "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE_DEPTH": 64, "SLICE_DEPTH": 64,
     },
     dense_by_covariance: {"ROWS_A_COLUMN": 4, "FEWEST_VALUES": 1 << 10},

@@ -168,8 +168,8 @@ def _multiply_few(c: Array, a: Matrix, b: Matrix, epilogue: Epilogue, activation
     width = -(-b.columns // (BALANCED_TILES * lanes)) * lanes
     run(
         kernels.multiply_few, kernels.multiply_few_parallel, -(-b.columns // width),
-        a.rows * b.columns * a.columns >= PARALLEL_FROM_UNPACKED_MACS, c, a, b, epilogue,
-        activation, width,
+        a.rows * b.columns * a.columns >= PARALLEL_FROM_UNPACKED_MACS, c, tuple(a), tuple(b),
+        tuple(epilogue), activation, width,
     )  # fmt: skip
 
 
@@ -191,8 +191,8 @@ def _multiply_blocks(
         scratch.take("offsets", (partitions, 1 + PACKED_ROWS), np.int64),
     )
     run(
-        kernels.multiply, kernels.multiply_parallel, partitions, parallel, c, a, b, work, epilogue,
-        dy, activation, blocks,
+        kernels.multiply, kernels.multiply_parallel, partitions, parallel, c, tuple(a), tuple(b),
+        tuple(work), tuple(epilogue), dy, activation, tuple(blocks),
     )  # fmt: skip
 
 

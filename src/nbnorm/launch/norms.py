@@ -100,7 +100,7 @@ def divide(
         passes = Passes(summing, writing, streaming)
         run(
             dividing.divide_by_norms, dividing.divide_by_norms_parallel, plan.tiles, plan.parallel,
-            out, norms, dy, x, kind, eps, work, passes, plan.tiling, shape,
+            out, norms, dy, x, kind, eps, tuple(work), tuple(passes), tuple(plan.tiling), shape,
         )  # fmt: skip
 
     if plan.tiling.slices == 1:

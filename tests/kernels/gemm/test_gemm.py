@@ -48,21 +48,21 @@ def ld_of(columns, dtype):
 
 
 def arguments_of(a, b, ways, blocks, partitions):
-    """What `multiply` takes but for c, without an epilogue; scratch is poisoned."""
+    """What `multiply` is given from Python but for c, without an epilogue; scratch is poisoned."""
     panels = blocks.depth * ld_of(blocks.columns, a.dtype)
     packed = 1 if ways[0] else blocks.depth * PACKED_ROWS
     return {
-        "a": laid(a, ways[0]),
-        "b": laid(b, ways[1]),
-        "work": GemmWorkspace(
+        "a": tuple(laid(a, ways[0])),
+        "b": tuple(laid(b, ways[1])),
+        "work": (
             np.full((partitions, panels), np.nan, a.dtype),
             np.full((partitions, packed), np.nan, a.dtype),
             np.full((partitions, 1 + PACKED_ROWS), 2**40),
         ),
-        "epilogue": Epilogue(),
+        "epilogue": tuple(Epilogue()),
         "dy": None,
         "activation": None,
-        "blocks": blocks,
+        "blocks": tuple(blocks),
     }
 
 
@@ -116,7 +116,7 @@ def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng)
     columns, p = 131, 10
     a, b = integers_in((n, p), dtype), integers_in((p, columns), dtype, seed=1)
     constants, residual, after = following(rng, n, columns, dtype)
-    epilogue = Epilogue(constants, residual.reshape(-1))
+    epilogue = tuple(Epilogue(constants, residual.reshape(-1)))
     wanted = after(a @ b)
     c = np.full(n * columns, np.nan, dtype)
     arguments = arguments_of(a, b, (1, 0), GemmBlocks(12, 64, 1, 4), 2)
@@ -127,7 +127,7 @@ def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng)
     dy = integers_in((n, columns), dtype, seed=6)
     wide = np.concatenate([constants, np.full_like(constants, np.nan), constants[:1]])
     c = np.full(n * columns, np.nan, dtype)
-    gradient = {"epilogue": epilogue._replace(constants=wide), "dy": dy.reshape(-1)}
+    gradient = {"epilogue": (wide, *epilogue[1:]), "dy": dy.reshape(-1)}
     multiply(0, 2, c=c, **arguments | gradient)
     np.testing.assert_array_equal(c.reshape(n, columns), np.where(wanted > 0, dy, 0))
 
@@ -144,7 +144,8 @@ def test_constants_residual_and_activation_or_its_gradient_follow(n, dtype, rng)
 def test_few_rows(n, p, dtype):
     a, b = integers_in((n, p), dtype), integers_in((p, 3), dtype, seed=1)
     c = np.full(3 * n, np.nan, dtype)
-    multiply_few(0, 1, c, laid(a, True), laid(b, False), Epilogue(), None, 64)
+    operands = tuple(laid(a, True)), tuple(laid(b, False))
+    multiply_few(0, 1, c, *operands, tuple(Epilogue()), None, 64)
     np.testing.assert_array_equal(c.reshape(n, 3), a @ b)
 
 
@@ -158,7 +159,8 @@ def test_sums_of_each_block_about_its_own_pivot(partitions, dtype):
     ld = ld_of(columns, dtype)
     sums, pivots = np.full((2, 2, ld), np.nan), np.full((2, 3, ld), np.nan, dtype)
     arguments = arguments_of(a, b, (1, 1), GemmBlocks(height, 64, 1, 4), partitions)
-    multiply(0, partitions, c=c, **arguments | {"epilogue": Epilogue(sums=sums, pivots=pivots)})
+    epilogue = tuple(Epilogue(sums=sums, pivots=pivots))
+    multiply(0, partitions, c=c, **arguments | {"epilogue": epilogue})
     np.testing.assert_array_equal(c.reshape(n, columns), a @ b)
     for i, block in enumerate((c.reshape(n, columns)[:height], c.reshape(n, columns)[height:])):
         pivot = pivots[i, HEAD, :columns]
@@ -182,7 +184,7 @@ def test_drivers_do_what_their_workers_do(rng):
     np.testing.assert_array_equal(parallel, serial)
     np.testing.assert_allclose(serial.reshape(n, columns), a @ b, rtol=0, atol=1e-5)
 
-    few = (arguments["a"], arguments["b"], Epilogue(), None, 64)
+    few = (arguments["a"], arguments["b"], tuple(Epilogue()), None, 64)
     multiply_few(0, 3, serial, *few)
     multiply_few_parallel(3, parallel, *few)
     np.testing.assert_array_equal(parallel, serial)

@@ -328,6 +328,8 @@ def _divide_short_fibres(out, norms, work, tile, dy, x, kind, eps, fibre, count,
 def divide_by_norms(lo, hi, out, norms, dy, x, kind, eps, work, passes, tiling, shape):
     """Y, or dx where there is a dy; tile t is slice ``t % slices`` of some strips.
 
+    Python hands the named tuples over as plain ones: see gemm.py.
+
     lo, hi    tiles
     out       (n c s,), written: y, or dx; may be x in the forward, dy in the backward
     norms     (n s,) float64: d, written in the forward, read in the backward
@@ -341,6 +343,7 @@ def divide_by_norms(lo, hi, out, norms, dy, x, kind, eps, work, passes, tiling, 
     shape     (n, c, s)
     """
     n, c, s = shape
+    work, passes, tiling = NormWorkspace(*work), Passes(*passes), NormTiling(*tiling)
     slices, step = tiling.slices, tiling.step
     width = lanes(x)
     for tile in range(lo, hi):
