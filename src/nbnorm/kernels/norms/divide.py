@@ -43,7 +43,7 @@ from nbnorm.jit.simd import (
     widen,
 )
 from nbnorm.kernels.batch_norm.sums import CHAIN
-from nbnorm.kernels.gemm.packing import transpose
+from nbnorm.kernels.copies import transpose
 from nbnorm.kernels.norms.kinds import add, root, roots, subtract_projection
 
 # 1 / d leaves the normal range of float32 where d is near either end of it: x is then multiplied
