@@ -31,8 +31,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from nbnorm.jit.options import inlined, worker
-from nbnorm.jit.parallel import parallel
+from nbnorm.jit.options import driver, inlined, prange, worker
 from nbnorm.jit.simd import fma, lanes, load_part, splat, store_part, total
 from nbnorm.kernels.batch_norm.gradients import apply_block
 from nbnorm.kernels.batch_norm.moments import begin_sums
@@ -180,7 +179,11 @@ def multiply(lo, hi, c, a, b, work, epilogue, dy, activation, blocks):
             _take_sums(c, epilogue.sums, epilogue.pivots, block, rows, columns, ld)
 
 
-multiply_parallel = parallel(multiply)
+@driver
+def multiply_parallel(partitions, c, a, b, work, epilogue, dy, activation, blocks):
+    """`multiply` over all partitions."""
+    for partition in prange(partitions):
+        multiply(partition, partition + 1, c, a, b, work, epilogue, dy, activation, blocks)
 
 
 # Rows of a whose products with a column of b are summed at once.
@@ -235,7 +238,11 @@ def multiply_few(lo, hi, c, a, b, epilogue, activation, width):
         )
 
 
-multiply_few_parallel = parallel(multiply_few)
+@driver
+def multiply_few_parallel(tiles, c, a, b, epilogue, activation, width):
+    """`multiply_few` over all tiles."""
+    for tile in prange(tiles):
+        multiply_few(tile, tile + 1, c, a, b, epilogue, activation, width)
 
 
 @worker
@@ -255,4 +262,8 @@ def add_products(lo, hi, c, slices, size):
         store_part(c, first, added, count)
 
 
-add_products_parallel = parallel(add_products)
+@driver
+def add_products_parallel(tiles, c, slices, size):
+    """`add_products` over all tiles."""
+    for tile in prange(tiles):
+        add_products(tile, tile + 1, c, slices, size)
