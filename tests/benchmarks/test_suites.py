@@ -132,3 +132,14 @@ def test_a_step_needs_less_memory_than_its_arrays_and_more_than_one():
         pytest.skip(str(reason))
     one = 32 * 64 * 56 * 56 * 4 / 2**20
     assert 3 * one <= suite.track_growth(name) <= 5 * one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", memory.Inference.params[1])
+def test_inference_of_16_layers_needs_two_activations(network):
+    suite = memory.Inference()
+    try:
+        suite.setup(16, network)
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+    assert 1.9 <= suite.track_growth(16, network) <= 2 * 1.3

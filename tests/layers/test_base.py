@@ -10,38 +10,13 @@ import pytest
 from nbnorm.layers import (
     Activation,
     BatchNorm,
-    Conv2d,
     Conv2dBatchNorm,
     Dense,
     DenseBatchNorm,
     Flatten,
-    L1Normalize,
-    L1Penalty,
-    L2Normalize,
-    L2Penalty,
     Sequential,
 )
-
-LAYERS = {
-    "Activation": (lambda: Activation("silu"), (5, 3)),
-    "BatchNorm": (lambda: BatchNorm(3, dtype=np.float64), (5, 3, 2)),
-    "Conv2d": (lambda: Conv2d(3, 4, 2, dtype=np.float64, rng=0), (2, 3, 4, 4)),
-    "Conv2dBatchNorm": (
-        lambda: Conv2dBatchNorm(3, 4, 2, bias=True, dtype=np.float64, rng=0),
-        (2, 3, 4, 4),
-    ),
-    "Dense": (lambda: Dense(3, 4, dtype=np.float64, rng=0), (5, 3)),
-    "DenseBatchNorm": (lambda: DenseBatchNorm(3, 4, dtype=np.float64, rng=0), (5, 3)),
-    "Flatten": (Flatten, (2, 3, 4)),
-    "L1Normalize": (L1Normalize, (5, 3, 2)),
-    "L1Penalty": (lambda: L1Penalty(0.1), (5, 3)),
-    "L2Normalize": (L2Normalize, (5, 3, 2)),
-    "L2Penalty": (lambda: L2Penalty(0.1), (5, 3)),
-    "Sequential": (
-        lambda: Sequential(Dense(3, 4, dtype=np.float64, rng=0), BatchNorm(4, dtype=np.float64)),
-        (5, 3),
-    ),
-}
+from tests.cases.layers import LAYERS
 
 
 @pytest.fixture(params=LAYERS)

@@ -49,10 +49,12 @@ def test_is_a_convolution_and_then_batch_norm(rng, geometry, options):
         layer.train(training)
         parts.train(training)
         x = image(rng, axis)
-        y = layer(x)
+        y, context = layer.forward(x)
+        z, contexts = parts.forward(x)
         dy = rng.standard_normal(y.shape)
-        np.testing.assert_allclose(y, parts(x), **TOLERANCE)
-        np.testing.assert_allclose(layer.backward(dy), parts.backward(dy), **TOLERANCE)
+        np.testing.assert_allclose(y, z, **TOLERANCE)
+        dx = layer.backward(dy, context)
+        np.testing.assert_allclose(dx, parts.backward(dy, contexts), **TOLERANCE)
         assert_same_arrays(layer.gradients(), parts.gradients())
         assert_same_arrays(layer.buffers(), parts.buffers())
 
@@ -67,8 +69,8 @@ def test_backward_is_the_derivative_of_forward(rng, training):
     layer.train(training)
     x = rng.standard_normal((2, 2, 5, 4))
     dy, residual = rng.standard_normal((2, 2, 3, 3, 2))
-    layer(x, residual)
-    dx, dresidual = layer.backward(dy)
+    _, context = layer.forward(x, residual)
+    dx, dresidual = layer.backward(dy, context)
 
     def loss(x=x, residual=residual, **changed):
         fresh = Conv2dBatchNorm(2, 3, 3, **options)

@@ -38,8 +38,10 @@ def test_is_dense_and_then_batch_norm(rng, options):
         layer.train(training)
         parts.train(training)
         x, dy = rng.standard_normal((5, 2, 3)), rng.standard_normal((5, 2, 4))
-        np.testing.assert_allclose(layer(x), parts(x), **TOLERANCE)
-        np.testing.assert_allclose(layer.backward(dy), parts.backward(dy), **TOLERANCE)
+        (y, context), (z, contexts) = layer.forward(x), parts.forward(x)
+        np.testing.assert_allclose(y, z, **TOLERANCE)
+        dx = layer.backward(dy, context)
+        np.testing.assert_allclose(dx, parts.backward(dy, contexts), **TOLERANCE)
         assert_same_arrays(layer.gradients(), parts.gradients())
         assert_same_arrays(layer.buffers(), parts.buffers())
 
@@ -52,8 +54,8 @@ def test_backward_is_the_derivative_of_forward(rng, training):
     layer.running_var[:] = rng.uniform(0.5, 2, 4)
     layer.train(training)
     x, (dy, residual) = rng.standard_normal((6, 3)), rng.standard_normal((2, 6, 4))
-    layer(x, residual)
-    dx, dresidual = layer.backward(dy)
+    _, context = layer.forward(x, residual)
+    dx, dresidual = layer.backward(dy, context)
 
     def loss(x=x, residual=residual, **changed):
         fresh = DenseBatchNorm(3, 4, momentum=0, eps=1, activation="silu", dtype=np.float64)

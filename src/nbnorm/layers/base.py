@@ -22,10 +22,11 @@ Context = TypeVar("Context")
 class Layer(ABC, Generic[Context]):
     """A function of arrays that holds its parameters and sums up their gradients.
 
-    ``y = layer(x)`` keeps the context that the next ``layer.backward(dy)`` uses up.
-    ``y, context = layer.forward(x)`` hands it out instead: several forward calls may then be open
-    at once, and one context may serve twice. So one layer serves every step of a recurrence, with
-    a context for each step, and its gradients add up over them:
+    In training, ``y = layer(x)`` keeps the context that the next ``layer.backward(dy)`` uses up; in
+    inference it keeps nothing. ``y, context = layer.forward(x)`` hands the context out, in both:
+    several forward calls may then be open at once, and one context may serve twice. So one layer
+    serves every step of a recurrence, with a context for each step, and its gradients add up over
+    them:
 
     >>> import numpy as np
     >>> from nbnorm.layers import DenseBatchNorm
@@ -43,7 +44,7 @@ class Layer(ABC, Generic[Context]):
     Parameters may not change between a forward and its backward.
 
     A subclass names its arrays, stores each under its name (None where it has none), and
-    writes `forward` and `_backward`.
+    writes `forward` and `_backward`; `_infer` and `_use_up` where these can do with less memory.
     """
 
     _parameter_names: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +58,13 @@ class Layer(ABC, Generic[Context]):
         self._gradients: dict[str, Array] = {}
         self._context: Context | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # What is inherited for one of these knows nothing of a class's own.
+        for plain, thrifty in (("forward", "_infer"), ("_backward", "_use_up")):
+            if plain in vars(cls) and thrifty not in vars(cls):
+                setattr(cls, thrifty, getattr(Layer, thrifty))
+
     @abstractmethod
     def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, Context]:
         """Return y and the context that `backward` needs."""
@@ -65,9 +73,20 @@ class Layer(ABC, Generic[Context]):
     def _backward(self, dy: Array, context: Context) -> Array | tuple[Array, Array]:
         """Add to the gradients; return dx, or (dx, dresidual) after a residual."""
 
+    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+        """Return the y of `forward`, but for rounding, without its context."""
+        return self.forward(x, residual)[0]
+
+    def _use_up(self, dy: Array, context: Context) -> Array | tuple[Array, Array]:
+        """`_backward` by a context that nobody else has: parts of it may be dropped on the way."""
+        return self._backward(dy, context)
+
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
-        """Return y, and keep the context for `backward`."""
-        y, self._context = self.forward(x, residual)
+        """Return y; in training, keep the context for `backward`."""
+        if self.training:
+            y, self._context = self.forward(x, residual)
+        else:
+            y, self._context = self._infer(x, residual), None
         return y
 
     def backward(self, dy: Array, context: Context | None = None) -> Array | tuple[Array, Array]:
@@ -78,7 +97,7 @@ class Layer(ABC, Generic[Context]):
         dy : array of y's shape and type
             The gradient of the loss with respect to y.
         context : optional
-            What `forward` returned; None uses up the one that ``layer(x)`` kept.
+            What `forward` returned; None uses up the one that ``layer(x)`` kept in training.
 
         Returns
         -------
@@ -95,15 +114,18 @@ class Layer(ABC, Generic[Context]):
         used = self._context if context is None else context
         if used is None:
             expected = "a context: call the layer before each backward, or pass one"
+            if not self.training:
+                expected = "a context, as `forward` returns it: in inference a call keeps none"
             raise checks.wrong_value(name, "context", None, expected)
         if not isinstance(used, self._context_type):
             given, expected = type(used).__name__, self._context_type.__name__
             raise TypeError(f"{name}: context is a {given}; expected a {expected}")
         if not self._is_own(used):
             raise ValueError(f"{name}: context is another layer's; expected one of this layer's")
-        gradient = self._backward(dy, used)
-        if context is None:
-            self._context = None
+        if context is not None:
+            return self._backward(dy, context)
+        gradient = self._use_up(dy, used)
+        self._context = None
         return gradient
 
     def train(self, training: bool = True) -> Self:

@@ -115,7 +115,13 @@ class Compensated(Sequential):
             bias = None if product.bias is None else product.bias.copy()
             latest = _Batch(own, product.weight.copy(), bias, dmean, dvar)
             self._earlier = (latest, *earlier)[: normalization.window - 1]
-        return y, SequentialContext((context, normalized))
+        return y, SequentialContext([context, normalized])
+
+    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+        normalization = self.layers[1]
+        if normalization.training and not normalization.frozen:
+            return self.forward(x, residual)[0]
+        return super()._infer(x, residual)
 
     def forget(self) -> Self:
         """Forget the earlier batches, and return the layer."""

@@ -13,6 +13,7 @@ from nbnorm.functional.conv2d_batch_norm import (
     Conv2dBatchNormContext,
     conv2d_batch_norm_backward,
     conv2d_batch_norm_forward,
+    conv2d_batch_norm_inference,
 )
 from nbnorm.layers.base import Layer
 from nbnorm.layers.conv2d import Conv2d, Conv2dOptions
@@ -174,6 +175,23 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         )
         self._track(context)
         return y, context
+
+    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+        statistics = self._given_statistics()
+        if statistics is None:
+            return self.forward(x, residual)[0]
+        return conv2d_batch_norm_inference(
+            x,
+            self.weight,
+            *statistics,
+            self.gamma,
+            self.beta,
+            bias=self.bias,
+            **self.options,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+        )
 
     def fold(self) -> Layer[Any]:
         """Return a `Conv2d` that does its own batch norm by the running statistics.

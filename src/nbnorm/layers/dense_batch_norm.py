@@ -12,6 +12,7 @@ from nbnorm.functional.dense_batch_norm import (
     DenseBatchNormContext,
     dense_batch_norm_backward,
     dense_batch_norm_forward,
+    dense_batch_norm_inference,
 )
 from nbnorm.layers.base import Layer
 from nbnorm.layers.dense import Dense
@@ -152,6 +153,22 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
         )
         self._track(context)
         return y, context
+
+    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+        statistics = self._given_statistics()
+        if statistics is None:
+            return self.forward(x, residual)[0]
+        return dense_batch_norm_inference(
+            x,
+            self.weight,
+            *statistics,
+            self.gamma,
+            self.beta,
+            bias=self.bias,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+        )
 
     def fold(self) -> Layer[Any]:
         """Return a `Dense` that does its own batch norm by the running statistics.

@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequentialContext:
-    """The contexts of a Sequential's layers, in their order."""
+    """The contexts of a Sequential's layers, in their order.
 
-    contexts: tuple[Any, ...]
+    From the one that a Sequential keeps, each is dropped once its layer's backward is done.
+    """
+
+    contexts: list[Any]
+
+    def copy(self) -> SequentialContext:
+        """Return one whose contexts can be dropped without loss to this one."""
+        return SequentialContext(
+            [own.copy() if isinstance(own, SequentialContext) else own for own in self.contexts]
+        )
 
 
 class Sequential(Layer[SequentialContext]):
@@ -83,19 +92,40 @@ class Sequential(Layer[SequentialContext]):
             x, context = layer.forward(x)
             contexts.append(context)
         y, context = last.forward(x, residual)
-        return y, SequentialContext((*contexts, context))
+        return y, SequentialContext([*contexts, context])
+
+    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+        *front, last = self._flat()
+        for layer in front:
+            x = layer._infer(x)  # noqa: SLF001  a fellow layer's, here and below
+        return last._infer(x, residual)  # noqa: SLF001
+
+    def _flat(self) -> Iterator[Layer[Any]]:
+        """Yield the layers in order, a Sequential's own in its place.
+
+        Called as one layer, a Sequential would have its x held until its last layer is done.
+        """
+        for layer in self.layers:
+            if isinstance(layer, Sequential) and type(layer)._infer is Sequential._infer:  # noqa: SLF001
+                yield from layer._flat()  # noqa: SLF001
+            else:
+                yield layer
 
     def _is_own(self, context: SequentialContext) -> bool:
-        # All of them now: a layer that refuses its own later would find gradients already added.
+        # All of them now: were one refused later, the gradients of others would be added already.
         return len(context.contexts) == len(self.layers) and all(
             isinstance(own, layer._context_type) and layer._is_own(own)  # noqa: SLF001  its own kind
             for layer, own in zip(self.layers, context.contexts, strict=True)
         )
 
     def _backward(self, dy: Array, context: SequentialContext) -> Array | tuple[Array, Array]:
+        return Sequential._use_up(self, dy, context.copy())
+
+    def _use_up(self, dy: Array, context: SequentialContext) -> Array | tuple[Array, Array]:
         dresidual = None
-        for layer, own in zip(reversed(self.layers), reversed(context.contexts), strict=True):
-            gradient = layer.backward(dy, own)
+        for layer in reversed(self.layers):
+            gradient = layer._use_up(dy, context.contexts[-1])  # noqa: SLF001
+            del context.contexts[-1]  # now: what fails in the last layer leaves the context whole
             if isinstance(gradient, tuple):  # only of the last layer, the first in this loop
                 dy, dresidual = gradient
             else:
