@@ -77,8 +77,8 @@ class Runs:
 def _install(runs: Runs) -> None:
     for name in nbnorm.__all__:  # modules are imported when they are asked for
         getattr(nbnorm, name)
-    for module in list(sys.modules.values()):
-        if getattr(module, "run", None) is threads.run and module is not threads:
+    for module in _launchers():
+        if getattr(module, "run", None) is threads.run:
             module.run = runs
     # No more of an array than was asked for: neither alignment nor memory that is used again.
     scratch._ALIGNED_FROM = sys.maxsize
@@ -98,19 +98,19 @@ def _set_limits(limits: dict[Any, dict[str, int]]) -> None:
         for name, value in values.items():
             if not hasattr(module, name):
                 raise AttributeError(f"{module.__name__} has no {name}")
-            for user in _users() if module is machine else [module]:
+            for user in _launchers() if module is machine else [module]:
                 if hasattr(user, name):
                     setattr(user, name, value)
-    for user in _users():
+    for user in _launchers():
         for value in vars(user).values():
             if isinstance(value, functools._lru_cache_wrapper):
                 value.cache_clear()
 
 
-def _users() -> list[ModuleType]:
-    """The modules that may have imported a limit, or keep what was worked out from it."""
-    floors = ("nbnorm.functional.", "nbnorm.launch.")
-    return [module for name, module in list(sys.modules.items()) if name.startswith(floors)]
+def _launchers() -> list[ModuleType]:
+    """The modules that run kernels, by limits that they have imported and plans that they keep."""
+    names = [name for name in sys.modules if name.startswith("nbnorm.launch.")]
+    return [sys.modules[name] for name in names]
 
 
 def _tell(**facts: Any) -> None:

@@ -398,8 +398,9 @@ def test_gradients_of_nothing_are_zero(shape, axis):
     x = np.empty(shape, np.float32)
     mean = np.zeros(kept_shape(shape, axis), np.float32)
     y, context = batch_norm_forward(
-        x, mean, mean, statistics=(mean, mean + 1), axis=axis, residual=x
+        x, mean, mean, statistics=(mean, mean + 4), axis=axis, eps=0.0, residual=x
     )
+    np.testing.assert_array_equal(context.inv_std, mean + 0.5)
     gradients = batch_norm_backward(y, context)
     assert gradients.dx.shape == gradients.dresidual.shape == shape
     for gradient in (gradients.dgamma, gradients.dbeta):

@@ -96,7 +96,7 @@ def test_is_the_reference(argument, dtype):
     y, dz = run(argument, z, dy)
     eps, tiny = np.finfo(dtype).eps, np.finfo(dtype).tiny
     wanted, wanted_derivative = truth(argument, z)
-    # exp is 0 where it would be subnormal, and so are silu and mish, which are z times that.
+    # exp is 0 where it would be subnormal, and so is what has it for a factor, silu for example.
     allowed = ULPS * eps * np.abs(wanted) + 2 * tiny * np.maximum(np.abs(z), 1).astype(WIDE)
     assert np.all(np.abs(y - wanted) <= allowed)
     assert np.all(np.abs(dz - dy * wanted_derivative) <= ULPS * eps * np.abs(dy))

@@ -113,8 +113,8 @@ def batch_norm_forward(
         inputs = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs)
 
-    y, kept = launch.normalize(x, layout, normalization, out)
-    return y, BatchNormContext.of(x, layout, normalization, kept, n * s)
+    y, used = launch.normalize(x, layout, normalization, out)
+    return y, BatchNormContext.of(x, layout, normalization, used, n * s)
 
 
 def batch_norm_inference(

@@ -305,13 +305,13 @@ def conv2d_batch_norm_backward(
     """
     function = "conv2d_batch_norm_backward"
     check_context(function, context, Conv2dBatchNormContext, "conv2d_batch_norm_forward")
-    x, weight, bias, normalization, options = context
+    x, weight, bias, saved, options = context
     g = geometry(function, x, weight, *options)
     shape = output_shape(g, options.axis)
     owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
 
     gradients = launch.differentiate(
-        dy, x, weight, bias, normalization, g, options.axis, options.algorithm, owed,
+        dy, x, weight, bias, saved, g, options.axis, options.algorithm, owed,
         _NOWHERE if out is None else out,
     )  # fmt: skip
     return Conv2dBatchNormGradients(*gradients)

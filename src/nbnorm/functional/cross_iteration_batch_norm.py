@@ -201,9 +201,9 @@ def cross_iteration_batch_norm_forward(
     merged = _merged([own, *parts])
     var = merged.var * (merged.count / (merged.count - normalization.ddof))
     given = normalization._replace(statistics=(merged.mean, var))
-    y, statistics = launch.normalize(x, layout, given, out)
+    y, used = launch.normalize(x, layout, given, out)
     # Not frozen: its own part of the statistics has a gradient.
-    context = BatchNormContext.of(x, layout, normalization, statistics, merged.count)
+    context = BatchNormContext.of(x, layout, normalization, used, merged.count)
     return y, context, own
 
 

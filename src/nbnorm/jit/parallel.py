@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,10 @@ def parallel(worker: Callable[..., None]) -> Callable[..., None]:
 
     Python calls it wherever it likes; compiled code may where no parallel loop is running.
     """
+    names = list(inspect.signature(worker).parameters)[2:]
 
-    def run_all(tiles: int, *arguments: Any) -> None:
+    def run_all(tiles: int, *arguments: Any, **named: Any) -> None:
+        arguments += tuple(named[name] for name in names[len(arguments) :])
         run(worker, worker, tiles, True, *arguments)
 
     @overload(run_all)

@@ -12,6 +12,7 @@ from nbnorm.kernels.batch_norm.normalize import fold_given
 from nbnorm.launch.layout import Layout, flat
 from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.plans import Fused, Shape, elementwise_plan, training_plan
+from nbnorm.launch.scratch import scratch
 from nbnorm.launch.statistics import Summed, channel_parameters, finish_blocks, finish_slices
 from nbnorm.typing import Array
 
@@ -84,22 +85,21 @@ def normalize(
     statistics = np.empty((3, *layout.kept))
     if normalization.statistics is not None:
         statistics[0], statistics[1] = normalization.statistics
-    if x.size:
-        c = layout.shape[1]
-        residual = normalization.residual
-        arguments = (
-            place.written,
-            statistics.reshape(3, c),
-            flat(x, layout),
-            None if residual is None else flat(residual, layout),
-            channel_parameters(normalization.gamma, normalization.beta, c),
-            layout.shape,
-            normalization,
-        )
-        if normalization.statistics is not None:
-            _normalize_given(*arguments)
-        elif summed is None or not _normalize_summed(*arguments, summed):
-            _normalize_batch(*arguments)
+    c = layout.shape[1]
+    residual = normalization.residual
+    arguments = (
+        place.written,
+        statistics.reshape(3, c),
+        flat(x, layout),
+        None if residual is None else flat(residual, layout),
+        channel_parameters(normalization.gamma, normalization.beta, c),
+        layout.shape,
+        normalization,
+    )
+    if normalization.statistics is not None:
+        _normalize_given(*arguments)
+    elif x.size and (summed is None or not _normalize_summed(*arguments, summed)):
+        _normalize_batch(*arguments)
     return place.deliver(), statistics
 
 
@@ -155,6 +155,10 @@ def _normalize_given(
     normalization: Normalization,
 ) -> None:
     """Y from the mean and variance in `statistics`, where inv_std is added."""
+    if x.size == 0:  # inv_std alone
+        constants = scratch.take("constants", (3, shape[1]), x.dtype)
+        fold_given(constants, constants, statistics, parameters, normalization.eps, (1, 1, 0))
+        return
     plan = elementwise_plan(shape, x.itemsize)
     constants, folded = plan.constants(3, x.dtype)
     fold_given(constants, folded, statistics, parameters, normalization.eps, plan.spans)

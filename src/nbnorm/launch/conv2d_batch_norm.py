@@ -63,7 +63,7 @@ def differentiate(
     x: Array,
     weight: Array,
     bias: Array | None,
-    normalization: Saved,
+    saved: Saved,
     g: Geometry,
     axis: int,
     algorithm: str,
@@ -72,7 +72,7 @@ def differentiate(
 ) -> Gradients:
     """The gradients dx, dweight, dbias, dgamma, dbeta and dresidual, those that are `owed`."""
     dz, dgamma, dbeta, dresidual = batch_norm.differentiate(
-        dy, normalization, batch_norm.needed_after_product(owed), (None, *out[3:])
+        dy, saved, batch_norm.needed_after_product(owed), (None, *out[3:])
     )
     dx = dweight = dbias = None
     if dz is not None:

@@ -86,7 +86,7 @@ def differentiate(
     x: Array,
     weight: Array,
     bias: Array | None,
-    normalization: Saved,
+    saved: Saved,
     standardized: StandardizedInput | None,
     owed: frozenset[str],
     out: Gradients,
@@ -94,21 +94,21 @@ def differentiate(
     """The gradients dx, dweight, dbias, dgamma, dbeta and dresidual, those that are `owed`."""
     if standardized is not None:
         gradients = _differentiate_without_product(
-            dy, x, weight, bias, normalization, standardized, owed, out
+            dy, x, weight, bias, saved, standardized, owed, out
         )
         if gradients is not None:
             return gradients
         z = _product(x, weight, bias, None)
         layout = layout_of(z.shape, z.strides, (1,))
-        normalization = normalization._replace(x=z, layout=layout, residual=standardized.residual)
-    shape = normalization.x.shape
+        saved = saved._replace(x=z, layout=layout, residual=standardized.residual)
+    shape = saved.x.shape
     rows = None
     if "dresidual" in owed:
         place = destination(out[5], dy.shape, dy.dtype)
         rows = place.written.reshape(shape)
     wanted = batch_norm.needed_after_product(owed)
     dz, dgamma, dbeta, dresidual = batch_norm.differentiate(
-        dy.reshape(shape), normalization, wanted, (None, out[3], out[4], rows)
+        dy.reshape(shape), saved, wanted, (None, out[3], out[4], rows)
     )
     if dresidual is not None:
         dresidual = place.deliver()
@@ -126,17 +126,15 @@ def _differentiate_without_product(
     x: Array,
     weight: Array,
     bias: Array | None,
-    normalization: Saved,
+    saved: Saved,
     standardized: StandardizedInput,
     owed: frozenset[str],
     out: Gradients,
 ) -> Gradients | None:
     """The gradients from small matrices; None if dx would lose digits, nothing being written."""
-    gamma, beta = normalization.gamma, normalization.beta
+    gamma, beta = saved.gamma, saved.beta
     k = len(weight)
-    found = dense_by_covariance.differentiate(
-        dy.reshape(-1, k), standardized, weight, normalization
-    )
+    found = dense_by_covariance.differentiate(dy.reshape(-1, k), standardized, weight, saved)
     if found is None:
         return None
     dx = dweight = dbias = dgamma = dbeta = dresidual = None

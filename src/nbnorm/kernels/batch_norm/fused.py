@@ -10,7 +10,8 @@ channels), the same pieces run one after the other over slices of the channels: 
 
 from __future__ import annotations
 
-from nbnorm.jit.options import driver, prange, worker
+from nbnorm.jit.options import worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.kernels.batch_norm.gradients import apply_block, apply_segment, finish_gradients
 from nbnorm.kernels.batch_norm.moments import (
     choose_pivot,
@@ -67,17 +68,7 @@ def forward_planes(
                 normalize_segment(y, x, residual, start, s, constants, channel, activation, stream)
 
 
-@driver
-def forward_planes_parallel(
-    tiles, y, statistics, sums, constants, x, residual, parameters, eps, ddof, activation, stream,
-    width, shape,
-):  # fmt: skip
-    """`forward_planes` over all tiles."""
-    for tile in prange(tiles):
-        forward_planes(
-            tile, tile + 1, y, statistics, sums, constants, x, residual, parameters, eps, ddof,
-            activation, stream, width, shape,
-        )  # fmt: skip
+forward_planes_parallel = parallel(forward_planes)
 
 
 @worker
@@ -106,17 +97,7 @@ def forward_columns(
         normalize_block(y, x, residual, constants, (0, n), (first, last), c, activation, stream)
 
 
-@driver
-def forward_columns_parallel(
-    tiles, y, statistics, sums, constants, x, residual, parameters, eps, ddof, activation, stream,
-    width, shape,
-):  # fmt: skip
-    """`forward_columns` over all tiles."""
-    for tile in prange(tiles):
-        forward_columns(
-            tile, tile + 1, y, statistics, sums, constants, x, residual, parameters, eps, ddof,
-            activation, stream, width, shape,
-        )  # fmt: skip
+forward_columns_parallel = parallel(forward_columns)
 
 
 @worker
@@ -164,17 +145,7 @@ def backward_planes(
                 )  # fmt: skip
 
 
-@driver
-def backward_planes_parallel(
-    tiles, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics, parameters,
-    ddof, activation, frozen, stream, width, shape,
-):  # fmt: skip
-    """`backward_planes` over all tiles."""
-    for tile in prange(tiles):
-        backward_planes(
-            tile, tile + 1, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics,
-            parameters, ddof, activation, frozen, stream, width, shape,
-        )  # fmt: skip
+backward_planes_parallel = parallel(backward_planes)
 
 
 @worker
@@ -205,14 +176,4 @@ def backward_columns(
         )  # fmt: skip
 
 
-@driver
-def backward_columns_parallel(
-    tiles, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics, parameters,
-    ddof, activation, frozen, stream, width, shape,
-):  # fmt: skip
-    """`backward_columns` over all tiles."""
-    for tile in prange(tiles):
-        backward_columns(
-            tile, tile + 1, dx, dresidual, gradients, sums, constants, dy, x, residual, statistics,
-            parameters, ddof, activation, frozen, stream, width, shape,
-        )  # fmt: skip
+backward_columns_parallel = parallel(backward_columns)

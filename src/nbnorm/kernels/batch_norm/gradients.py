@@ -15,7 +15,8 @@ multiplication, which cannot be seen, and underflow float32 for standard deviati
 from __future__ import annotations
 
 from nbnorm.jit.elementary import narrow
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
     fma,
     lanes,
@@ -226,16 +227,7 @@ def apply_planes(
         channel = channel + 1 if channel + 1 < c else 0
 
 
-@driver
-def apply_planes_parallel(
-    tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, size, shape
-):
-    """`apply_planes` over all tiles."""
-    for tile in prange(tiles):
-        apply_planes(
-            tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
-            size, shape,
-        )  # fmt: skip
+apply_planes_parallel = parallel(apply_planes)
 
 
 @worker
@@ -243,14 +235,15 @@ def apply_columns(
     lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height,
     row_length,
 ):  # fmt: skip
-    """Writes dx and dresidual of rows, the last tile first; tile t is rows t height, ...
+    """Writes dx and dresidual of rows, in tiles of `height` rows of which tile 0 is the last.
 
     `constants` is (7, ld); the other arguments are those of `apply_planes`.
     """
     rows = x.size // row_length
     rest = x.size - rows * row_length
-    for tile in range(hi - 1, lo - 1, -1):
-        top = tile * height
+    tiles = max(1, -(-rows // height))
+    for tile in range(lo, hi):
+        top = (tiles - 1 - tile) * height
         bottom = min(top + height, rows)
         if bottom == rows and rest > 0:
             apply_block(
@@ -263,14 +256,4 @@ def apply_columns(
         )  # fmt: skip
 
 
-@driver
-def apply_columns_parallel(
-    tiles, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height, row_length
-):
-    """`apply_columns` over all tiles, the last first: those are still in cache."""
-    for i in prange(tiles):
-        tile = tiles - 1 - i
-        apply_columns(
-            tile, tile + 1, dx, dresidual, dy, x, residual, constants, activation, frozen, stream,
-            height, row_length,
-        )  # fmt: skip
+apply_columns_parallel = parallel(apply_columns)

@@ -13,7 +13,8 @@ One subtraction, one fma, in a loop that waits for memory; a constant channel is
 from __future__ import annotations
 
 from nbnorm.jit.elementary import narrow, square_root
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
     fma,
     lanes,
@@ -177,24 +178,22 @@ def normalize_planes(lo, hi, y, x, residual, constants, activation, stream, size
         channel = channel + 1 if channel + 1 < c else 0
 
 
-@driver
-def normalize_planes_parallel(tiles, y, x, residual, constants, activation, stream, size, shape):
-    """`normalize_planes` over all tiles."""
-    for tile in prange(tiles):
-        normalize_planes(tile, tile + 1, y, x, residual, constants, activation, stream, size, shape)
+normalize_planes_parallel = parallel(normalize_planes)
 
 
 @worker
 def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, height, row_length):
-    """Normalizes rows given their columns' constants, the last tile first.
+    """Normalizes rows given their columns' constants, in tiles of `height` rows.
 
-    Tile t is the rows t height to (t + 1) height - 1. `constants` is (>= 3, ld); the other
-    arguments are those of `normalize_planes`.
+    Tile 0 is the last one: where sums were just taken, its rows are the ones still in the
+    last-level cache. `constants` is (>= 3, ld); the other arguments are those of
+    `normalize_planes`.
     """
     rows = x.size // row_length
     rest = x.size - rows * row_length
-    for tile in range(hi - 1, lo - 1, -1):
-        top = tile * height
+    tiles = max(1, -(-rows // height))
+    for tile in range(lo, hi):
+        top = (tiles - 1 - tile) * height
         bottom = min(top + height, rows)
         if bottom == rows and rest > 0:
             normalize_block(
@@ -207,13 +206,4 @@ def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, hei
         )  # fmt: skip
 
 
-@driver
-def normalize_columns_parallel(
-    tiles, y, x, residual, constants, activation, stream, height, row_length
-):
-    """`normalize_columns` over all tiles, the last first: those are still in cache."""
-    for i in prange(tiles):
-        tile = tiles - 1 - i
-        normalize_columns(
-            tile, tile + 1, y, x, residual, constants, activation, stream, height, row_length
-        )
+normalize_columns_parallel = parallel(normalize_columns)

@@ -11,7 +11,8 @@ carried in float64; sums are additive, so a channel may be summed in slices and 
 
 from __future__ import annotations
 
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
     accumulate,
     accumulate_part,
@@ -163,11 +164,7 @@ def sum_planes(lo, hi, sums, dy, x, residual, constants, activation, shape):
         )  # fmt: skip
 
 
-@driver
-def sum_planes_parallel(tiles, sums, dy, x, residual, constants, activation, shape):
-    """`sum_planes` over all tiles."""
-    for tile in prange(tiles):
-        sum_planes(tile, tile + 1, sums, dy, x, residual, constants, activation, shape)
+sum_planes_parallel = parallel(sum_planes)
 
 
 @worker
@@ -195,13 +192,7 @@ def sum_columns(lo, hi, sums, dy, x, residual, constants, activation, height, ro
             )  # fmt: skip
 
 
-@driver
-def sum_columns_parallel(tiles, sums, dy, x, residual, constants, activation, height, row_length):
-    """`sum_columns` over all tiles."""
-    for tile in prange(tiles):
-        sum_columns(
-            tile, tile + 1, sums, dy, x, residual, constants, activation, height, row_length
-        )
+sum_columns_parallel = parallel(sum_columns)
 
 
 @inlined
@@ -242,11 +233,7 @@ def add_columns(lo, hi, sums, x, height, row_length):
             _add_down(sums[tile], x, rows, rows + 1, rest, row_length)
 
 
-@driver
-def add_columns_parallel(tiles, sums, x, height, row_length):
-    """`add_columns` over all tiles."""
-    for tile in prange(tiles):
-        add_columns(tile, tile + 1, sums, x, height, row_length)
+add_columns_parallel = parallel(add_columns)
 
 
 @inlined

@@ -15,6 +15,7 @@ from nbnorm.kernels.batch_norm.moments import begin_sums, choose_pivot
 from nbnorm.kernels.batch_norm.normalize import normalize_block, normalize_segment
 from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
 from nbnorm.kernels.conv2d.images import band_count, find_band, place_of, write_pixels
+from nbnorm.kernels.copies import copy_row, transpose
 from nbnorm.kernels.gemm.microkernel import (
     DEPTH,
     Block,
@@ -24,7 +25,6 @@ from nbnorm.kernels.gemm.microkernel import (
     padded_width,
     panel_width,
 )
-from nbnorm.kernels.gemm.packing import copy_row, transpose
 
 # Output channels in a step; its weights, DEPTH of each, are then half of the second cache.
 COLUMNS = 512

@@ -22,7 +22,7 @@ from nbnorm.jit.simd import (
 )
 from nbnorm.kernels.conv2d.direct import finish
 from nbnorm.kernels.conv2d.images import band_count, find_band, place_of, write_pixels
-from nbnorm.kernels.gemm.packing import transpose
+from nbnorm.kernels.copies import transpose
 
 # Places worked out together: as many sums in registers, and each weight is loaded once for all.
 PLACES = 4

@@ -20,7 +20,7 @@ pixel (i down + top, left) of the input.
 from __future__ import annotations
 
 from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.kernels.gemm.packing import copy_row, transpose
+from nbnorm.kernels.copies import copy_row, transpose
 
 
 @inlined

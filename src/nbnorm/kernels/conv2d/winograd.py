@@ -24,6 +24,7 @@ from nbnorm.kernels.conv2d.winograd_transforms import (
     transform_weight,
     transform_weight_gradient,
 )
+from nbnorm.kernels.copies import transpose
 from nbnorm.kernels.gemm.microkernel import (
     Block,
     Panels,
@@ -32,7 +33,6 @@ from nbnorm.kernels.gemm.microkernel import (
     padded_width,
     panel_width,
 )
-from nbnorm.kernels.gemm.packing import transpose
 
 POINTS = PATCH * PATCH
 TAPS = 9

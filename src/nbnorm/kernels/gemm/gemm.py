@@ -31,7 +31,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import fma, lanes, load_part, splat, store_part, total
 from nbnorm.kernels.batch_norm.gradients import apply_block
 from nbnorm.kernels.batch_norm.moments import begin_sums
@@ -179,11 +180,7 @@ def multiply(lo, hi, c, a, b, work, epilogue, dy, activation, blocks):
             _take_sums(c, epilogue.sums, epilogue.pivots, block, rows, columns, ld)
 
 
-@driver
-def multiply_parallel(partitions, c, a, b, work, epilogue, dy, activation, blocks):
-    """`multiply` over all partitions."""
-    for partition in prange(partitions):
-        multiply(partition, partition + 1, c, a, b, work, epilogue, dy, activation, blocks)
+multiply_parallel = parallel(multiply)
 
 
 # Rows of a whose products with a column of b are summed at once.
@@ -238,11 +235,7 @@ def multiply_few(lo, hi, c, a, b, epilogue, activation, width):
         )
 
 
-@driver
-def multiply_few_parallel(tiles, c, a, b, epilogue, activation, width):
-    """`multiply_few` over all tiles."""
-    for tile in prange(tiles):
-        multiply_few(tile, tile + 1, c, a, b, epilogue, activation, width)
+multiply_few_parallel = parallel(multiply_few)
 
 
 @worker
@@ -262,8 +255,4 @@ def add_products(lo, hi, c, slices, size):
         store_part(c, first, added, count)
 
 
-@driver
-def add_products_parallel(tiles, c, slices, size):
-    """`add_products` over all tiles."""
-    for tile in prange(tiles):
-        add_products(tile, tile + 1, c, slices, size)
+add_products_parallel = parallel(add_products)

@@ -29,7 +29,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from nbnorm.jit.elementary import narrow
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
     fma,
     lanes,
@@ -42,7 +43,7 @@ from nbnorm.jit.simd import (
     widen,
 )
 from nbnorm.kernels.batch_norm.sums import CHAIN
-from nbnorm.kernels.gemm.packing import transpose
+from nbnorm.kernels.copies import transpose
 from nbnorm.kernels.norms.kinds import add, root, roots, subtract_projection
 
 # 1 / d leaves the normal range of float32 where d is near either end of it: x is then multiplied
@@ -390,11 +391,7 @@ def divide_by_norms(lo, hi, out, norms, dy, x, kind, eps, work, passes, tiling, 
                 sample += 1
 
 
-@driver
-def divide_by_norms_parallel(tiles, out, norms, dy, x, kind, eps, work, passes, tiling, shape):
-    """`divide_by_norms` over all tiles."""
-    for tile in prange(tiles):
-        divide_by_norms(tile, tile + 1, out, norms, dy, x, kind, eps, work, passes, tiling, shape)
+divide_by_norms_parallel = parallel(divide_by_norms)
 
 
 @worker

@@ -9,7 +9,8 @@ conversion costs is hidden by memory.
 
 from __future__ import annotations
 
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import lanes, load_part, splat, store_part, total, widen
 from nbnorm.kernels.norms.kinds import add, penalty_gradient
 
@@ -54,8 +55,4 @@ def penalize(lo, hi, sums, gradient, dy, x, weight, kind, size):
         sums[tile] = total(found)
 
 
-@driver
-def penalize_parallel(tiles, sums, gradient, dy, x, weight, kind, size):
-    """`penalize` over all tiles."""
-    for tile in prange(tiles):
-        penalize(tile, tile + 1, sums, gradient, dy, x, weight, kind, size)
+penalize_parallel = parallel(penalize)
