@@ -25,7 +25,7 @@ import nbnorm
 from nbnorm.jit import threads
 from nbnorm.launch import dense_by_covariance, gemm, machine, plans, scratch
 from nbnorm.launch.conv2d import direct as conv_direct
-from nbnorm.launch.conv2d import tiling as windows
+from nbnorm.launch.conv2d import tiling
 from nbnorm.launch.conv2d import winograd as conv_winograd
 from tests.bounds import broken, guarded
 from tests.bounds.drawing import Drawing
@@ -42,7 +42,7 @@ SMALL = {
         "BLOCK_BYTES": 8 << 10, "FEWEST_ROWS": 16, "SHORTEST_SLICE_DEPTH": 64, "SLICE_DEPTH": 64,
     },
     dense_by_covariance: {"ROWS_A_COLUMN": 4, "FEWEST_VALUES": 1 << 10},
-    windows: {"BAND_BYTES": 8 << 10, "MOST_PLACES": 64, "FEWEST_PLACES": 24},
+    tiling: {"BLOCK_BYTES": 8 << 10, "MOST_POSITIONS": 64, "FEWEST_POSITIONS": 24},
     conv_direct: {"SUMS_BYTES": 64 << 10},
     conv_winograd: {
         "POINT_BYTES": 32 << 10, "MOST_TILES": 16, "FEWEST_TILES": 6, "SUMS_BYTES": 256 << 10,

@@ -10,7 +10,7 @@ import numpy as np
 from nbnorm import checks
 from nbnorm.functional.arguments import Form, check_places, pair, size
 from nbnorm.launch.conv2d import algorithms
-from nbnorm.launch.conv2d.tiling import Geometry, output_shape
+from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.typing import Array
 
 Pair: TypeAlias = tuple[int, int]
@@ -100,13 +100,15 @@ def conv2d_forward(
              [20., 24.]]]])
     """
     function = "conv2d_forward"
-    g = geometry(function, x, weight, stride, padding, dilation, groups, axis, algorithm)
+    conv = check_convolution(
+        function, x, weight, stride, padding, dilation, groups, axis, algorithm
+    )
     if bias is not None:
         checks.like(function, "bias", bias, (len(weight),))
     if out is not None:
         inputs = {"x": x, "weight": weight, "bias": bias}
-        checks.writable(function, "out", out, output_shape(g, axis), x.dtype, inputs)
-    return algorithms.convolve(x, weight, bias, g, axis, algorithm, out)
+        checks.writable(function, "out", out, conv.output_shape, x.dtype, inputs)
+    return algorithms.convolve(x, weight, bias, conv, out)
 
 
 def conv2d_backward(
@@ -160,8 +162,10 @@ def conv2d_backward(
              [20., 24.]]]])
     """
     function = "conv2d_backward"
-    g = geometry(function, x, weight, stride, padding, dilation, groups, axis, algorithm)
-    checks.like(function, "dy", dy, output_shape(g, axis), x.dtype)
+    conv = check_convolution(
+        function, x, weight, stride, padding, dilation, groups, axis, algorithm
+    )
+    checks.like(function, "dy", dy, conv.output_shape, x.dtype)
     wanted = checks.needs(function, needs, Conv2dGradients._fields)
     if out is None:
         out = Conv2dGradients()
@@ -171,11 +175,11 @@ def conv2d_backward(
         }  # fmt: skip
         inputs = {"dy": dy, "x": x, "weight": weight}
         check_places(function, Conv2dGradients, out, wanted, sources, inputs)
-    gradients = algorithms.differentiate(dy, x, weight, g, axis, algorithm, wanted, out)
+    gradients = algorithms.differentiate(dy, x, weight, conv, wanted, out)
     return Conv2dGradients(*gradients)
 
 
-def check_options(
+def check_window(
     function: str,
     stride: int | Pair,
     padding: int | Pair | str,
@@ -199,7 +203,7 @@ def check_options(
     return step, None, spread, groups
 
 
-def geometry(
+def check_convolution(
     function: str,
     x: Array,
     weight: Array,
@@ -209,12 +213,12 @@ def geometry(
     groups: int,
     axis: int,
     algorithm: str,
-) -> Geometry:
+) -> Convolution:
     """Check every argument that the forward and the backward share."""
     checks.array(function, "x", x, ndim=4)
     checks.array(function, "weight", weight, ndim=4, dtype=x.dtype)
     checks.choice(function, "algorithm", algorithm, ALGORITHMS)
-    step, zeros, spread, groups = check_options(function, stride, padding, dilation, groups, axis)
+    step, zeros, spread, groups = check_window(function, stride, padding, dilation, groups, axis)
     n, h, w, channels = np.moveaxis(x, axis, -1).shape
     k, c, *window = weight.shape
     if 0 in weight.shape or c * groups != channels or k % groups:
@@ -239,7 +243,7 @@ def geometry(
             x,
             f"images that with padding {padding!r} reach the window's {reach[0] + 1, reach[1] + 1}",
         )
-    g = Geometry(
+    conv = Convolution(
         n=n,
         groups=groups,
         c=c,
@@ -250,10 +254,12 @@ def geometry(
         stride=step,
         dilation=spread,
         before=tuple(before),
+        axis=axis,
+        algorithm=algorithm,
     )
-    if algorithm == "winograd" and not algorithms.has_winograd(g):
+    if algorithm == "winograd" and not algorithms.has_winograd(conv):
         expected = (
             "'auto' or 'direct', unless windows are 3x3 of stride 1, dilation 1 and one group"
         )
         raise checks.wrong_value(function, "algorithm", algorithm, expected)
-    return g
+    return conv

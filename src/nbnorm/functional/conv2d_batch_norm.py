@@ -19,9 +19,8 @@ from nbnorm.functional.contexts import (
     check_context,
     check_gradients,
 )
-from nbnorm.functional.conv2d import Pair, geometry
+from nbnorm.functional.conv2d import Pair, check_convolution
 from nbnorm.launch import conv2d_batch_norm as launch
-from nbnorm.launch.conv2d.tiling import output_shape
 from nbnorm.typing import Array
 
 
@@ -155,9 +154,9 @@ def conv2d_batch_norm_forward(
     """
     function = "conv2d_batch_norm_forward"
     options = Options(stride, padding, dilation, groups, axis, algorithm)
-    g = geometry(function, x, weight, *options)
+    conv = check_convolution(function, x, weight, *options)
     k = len(weight)
-    shape = output_shape(g, axis)
+    shape = conv.output_shape
     check_parameters(function, (k,), bias=bias)
     normalization = check_normalization(
         function, x, shape, (k,), gamma=gamma, beta=beta, statistics=statistics, eps=eps, ddof=ddof,
@@ -172,7 +171,7 @@ def conv2d_batch_norm_forward(
         }  # fmt: skip
         checks.writable(function, "out", out, shape, x.dtype, inputs)
 
-    y, saved = launch.forward(x, weight, bias, g, axis, algorithm, normalization, out)
+    y, saved = launch.forward(x, weight, bias, conv, normalization, out)
     return y, Conv2dBatchNormContext(x, weight, bias, BatchNormContext(*saved), options)
 
 
@@ -240,9 +239,9 @@ def conv2d_batch_norm_inference(
     """
     function = "conv2d_batch_norm_inference"
     options = Options(stride, padding, dilation, groups, axis, algorithm)
-    g = geometry(function, x, weight, *options)
+    conv = check_convolution(function, x, weight, *options)
     k = len(weight)
-    shape = output_shape(g, axis)
+    shape = conv.output_shape
     check_parameters(function, (k,), bias=bias)
     normalization = check_normalization(
         function, x, shape, (k,), gamma=gamma, beta=beta, statistics=(mean, var), eps=eps,
@@ -252,7 +251,7 @@ def conv2d_batch_norm_inference(
         inputs = {"x": x, "weight": weight, "residual": residual}
         checks.writable(function, "out", out, shape, x.dtype, inputs, over=("residual",))
 
-    return launch.inference(x, weight, bias, g, axis, algorithm, normalization, out)
+    return launch.inference(x, weight, bias, conv, normalization, out)
 
 
 def conv2d_batch_norm_backward(
@@ -306,12 +305,12 @@ def conv2d_batch_norm_backward(
     function = "conv2d_batch_norm_backward"
     check_context(function, context, Conv2dBatchNormContext, "conv2d_batch_norm_forward")
     x, weight, bias, saved, options = context
-    g = geometry(function, x, weight, *options)
-    shape = output_shape(g, options.axis)
+    conv = check_convolution(function, x, weight, *options)
+    shape = conv.output_shape
     owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
 
     gradients = launch.differentiate(
-        dy, x, weight, bias, saved, g, options.axis, options.algorithm, owed,
+        dy, x, weight, bias, saved, conv, owed,
         _NOWHERE if out is None else out,
     )  # fmt: skip
     return Conv2dBatchNormGradients(*gradients)

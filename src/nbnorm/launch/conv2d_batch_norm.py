@@ -5,8 +5,8 @@ from __future__ import annotations
 from nbnorm.launch import batch_norm
 from nbnorm.launch.batch_norm import Normalization, Saved
 from nbnorm.launch.conv2d import algorithms
+from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.launch.conv2d.images import destination_of_images, flat_like, images_of, new_images
-from nbnorm.launch.conv2d.tiling import Geometry, output_shape
 from nbnorm.launch.gemm import given_constants, shift_by
 from nbnorm.launch.layout import layout_of
 from nbnorm.launch.outputs import Gradients, cast
@@ -17,21 +17,19 @@ def forward(
     x: Array,
     weight: Array,
     bias: Array | None,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
+    conv: Convolution,
     normalization: Normalization,
     out: Array | None,
 ) -> tuple[Array, Saved]:
     """Y, and what the batch norm of z saves."""
-    images = images_of(x, axis)
-    written = new_images(output_shape(g, axis), axis, images.last, x.dtype)
+    images = images_of(x, conv.axis)
+    written = new_images(conv.output_shape, conv.axis, images.last, x.dtype)
     summed = algorithms.forward(
-        written, images, weight, g, algorithm, constants=shift_by(bias, len(weight), x.dtype),
+        written, images, weight, conv, constants=shift_by(bias, len(weight), x.dtype),
         sums=normalization.statistics is None,
     )  # fmt: skip
-    z = written.array(axis)
-    layout = layout_of(z.shape, z.strides, (axis % 4,))
+    z = written.array(conv.axis)
+    layout = layout_of(z.shape, z.strides, (conv.axis % 4,))
     y, statistics = batch_norm.normalize(z, layout, normalization, out, summed)
     return y, Saved.of(z, layout, normalization, statistics, z.size // len(weight))
 
@@ -40,19 +38,17 @@ def inference(
     x: Array,
     weight: Array,
     bias: Array | None,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
+    conv: Convolution,
     normalization: Normalization,
     out: Array | None,
 ) -> Array:
-    """Y from given statistics, while a band of the output is in cache."""
-    images = images_of(x, axis)
-    y, written = destination_of_images(out, output_shape(g, axis), axis, images)
+    """Y from given statistics, while a block of the output is in cache."""
+    images = images_of(x, conv.axis)
+    y, written = destination_of_images(out, conv.output_shape, conv.axis, images)
     algorithms.forward(
-        written, images, weight, g, algorithm,
+        written, images, weight, conv,
         constants=given_constants(normalization, bias, x.dtype),
-        residual=flat_like(normalization.residual, axis, written),
+        residual=flat_like(normalization.residual, conv.axis, written),
         activation=normalization.activation,
     )  # fmt: skip
     return y.deliver()
@@ -64,9 +60,7 @@ def differentiate(
     weight: Array,
     bias: Array | None,
     saved: Saved,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
+    conv: Convolution,
     owed: frozenset[str],
     out: Gradients,
 ) -> Gradients:
@@ -77,9 +71,7 @@ def differentiate(
     dx = dweight = dbias = None
     if dz is not None:
         places = out[0], out[1], None
-        dx, dweight, dbias = algorithms.differentiate(
-            dz, x, weight, g, axis, algorithm, owed, places
-        )
+        dx, dweight, dbias = algorithms.differentiate(dz, x, weight, conv, owed, places)
         if dbias is not None and bias is not None:
             dbias = cast(dbias, bias.dtype, out[2])
     return dx, dweight, dbias, dgamma, dbeta, dresidual

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from nbnorm import checks
 from nbnorm.functional.arguments import pair, size
-from nbnorm.functional.conv2d import check_options
+from nbnorm.functional.conv2d import check_window
 from nbnorm.typing import Array
 
 Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.Generator | None
@@ -63,7 +63,7 @@ def conv2d_parameters(
     """Check the sizes and options of a convolution, and draw its weight and bias."""
     c = size(function, "in_channels", in_channels)
     k = size(function, "out_channels", out_channels)
-    *_, groups = check_options(function, **options)
+    *_, groups = check_window(function, **options)
     if c % groups or k % groups:
         expected = f"a divisor of in_channels = {c} and out_channels = {k}"
         raise checks.wrong_value(function, "groups", groups, expected)

@@ -58,8 +58,8 @@ each_transform = pytest.mark.parametrize("name", MATRICES)
 
 def _compiled(transform):
     @worker
-    def call(to, to_at, to_down, to_across, source, at, down, across, height, width, count):
-        transform(to, to_at, to_down, to_across, source, at, down, across, height, width, count)
+    def call(to, to_steps, source, steps, size, count):
+        transform(to, to_steps, source, steps, size, count)
 
     return call
 
@@ -93,7 +93,7 @@ def transformed(name, square, count, height=PATCH, width=PATCH, sentinel=np.nan)
     to_across, to_down = lanes + 2, outputs * (lanes + 2)
     to = np.full(outputs * to_down + 5, sentinel, dtype)
     TRANSFORMS[name](
-        to, 5, to_down, to_across, source[:last], 2, down, across, height, width, count
+        to, (5, to_down, to_across), source[:last], (2, down, across), (height, width), count
     )
     written = to[5:].reshape(outputs, outputs, to_across)
     return written[:, :, :count], np.concatenate([to[:5], written[:, :, count:].reshape(-1)])
@@ -178,9 +178,17 @@ def test_a_tile_is_a_convolution(dtype, rng):
 def test_a_twin_raises_beyond_an_array(name):
     outputs, inputs = MATRICES[name].shape
     to, source = np.zeros(outputs * outputs * 2), np.zeros(inputs * inputs * 2)
-    whole = (to, 0, outputs * 2, 2, source, 0, inputs * 2, 2, PATCH, PATCH, 2)
+    to_steps, steps = (outputs * 2, 2), (inputs * 2, 2)
+    size = (PATCH, PATCH)
     call = getattr(transforms, f"transform_{name}")
-    call(*whole)
-    for place, value in ((0, to[:-1]), (1, -1), (1, 1), (4, source[:-1]), (5, -1), (5, 1)):
+    call(to, (0, *to_steps), source, (0, *steps), size, 2)
+    for written, to_at, read, at in (
+        (to[:-1], 0, source, 0),
+        (to, -1, source, 0),
+        (to, 1, source, 0),
+        (to, 0, source[:-1], 0),
+        (to, 0, source, -1),
+        (to, 0, source, 1),
+    ):
         with pytest.raises(IndexError):
-            call(*whole[:place], value, *whole[place + 1 :])
+            call(written, (to_at, *to_steps), read, (at, *steps), size, 2)

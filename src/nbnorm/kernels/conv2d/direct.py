@@ -1,21 +1,31 @@
-"""Convolutions as products of matrices that are never laid out: rows are pixels, columns channels.
+"""Convolutions as matrix products whose left-hand matrix is never laid out.
 
-    z[place, k] = sum over taps t and channels c of x[place + t, c] weight[t, c, k]
+    z[pixel, k] = sum over taps t and channels c of x[pixel + t, c] weight[t, c, k]
 
-The multiply finds the pixels of a row of the product by a table, and the taps of the window by
-another, so that nothing is gathered: it reads a band of the input (images.py) as it lies, and the
-weights in panels (`pack_weights`). Forward and gradient of the input are the same kernel with other
-taps; the gradient of the weights is a product along the places instead.
+Rows of the product are output pixels, columns are output channels. The multiply finds the pixels of
+a row by one table of offsets and the taps of the window by another (indirection, where im2col would
+gather), so it reads an input block as it lies, and the weights in panels (`pack_weights`). The
+gradient of the input is the same product with other taps; that of the weights is a product along
+the pixels instead.
 """
 
 from __future__ import annotations
 
-from nbnorm.jit.options import driver, inlined, prange, worker
-from nbnorm.kernels.batch_norm.moments import begin_sums, choose_pivot
-from nbnorm.kernels.batch_norm.normalize import normalize_block, normalize_segment
-from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
-from nbnorm.kernels.conv2d.images import band_count, find_band, place_of, write_pixels
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
+from nbnorm.kernels.conv2d.epilogue import finish
+from nbnorm.kernels.conv2d.geometry import (
+    Geometry,
+    WeightOrder,
+    Workspace,
+    blocks_of,
+    channels_of,
+    find_block,
+    is_whole,
+)
+from nbnorm.kernels.conv2d.images import is_in_place, read_input, tap_step, write_block
 from nbnorm.kernels.copies import copy_row, transpose
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.microkernel import (
     DEPTH,
     Block,
@@ -26,335 +36,259 @@ from nbnorm.kernels.gemm.microkernel import (
     panel_width,
 )
 
-# Output channels in a step; its weights, DEPTH of each, are then half of the second cache.
-COLUMNS = 512
-
-
-# Shares of the output channels begin at multiples of this: at a panel, whatever the registers.
-WHOLE = 64
+# Output channels multiplied at once; their weights, DEPTH of each, are half of the L2 cache.
+CHANNELS_AT_ONCE = 512
 
 
 @inlined
 def taps_at_once(taps, depth):
-    """Taps of the window in a step: several where channels are few."""
+    """Taps of the window multiplied at once: several where channels are few."""
     return max(1, min(taps, DEPTH // depth))
 
 
 @inlined
 def depth_at_once(depth):
-    """Channels of a tap in a step: equal parts of at most DEPTH."""
+    """Channels of a tap multiplied at once: equal parts of at most DEPTH."""
     return -(-depth // (-(-depth // DEPTH)))
 
 
-@inlined
-def share_of(columns, piece, pieces):
-    """The columns first..last-1 of one of so many pieces: whole panels."""
-    first = columns * piece // pieces // WHOLE * WHOLE
-    last = columns * (piece + 1) // pieces // WHOLE * WHOLE
-    return first, (columns if piece + 1 == pieces else last)
-
-
 @worker
-def pack_weights(lo, hi, packed, weight, turned, taps, steps, sizes):
-    """Packs the weights of all groups in the order of `convolve`'s steps.
+def pack_weights(lo, hi, packed, transposed, weight, order, geometry):
+    """Packs the weights of all groups in the order in which `convolve` multiplies by them.
 
-    lo, hi   panels: tile t is panel ``t % panels`` of group ``t // panels``
-    packed   (groups, taps * depth * padded columns), written
-    weight   flat; group g, tap t, depth p, column j lies at ``g steps[0] + taps[t] + p steps[1] +
-             j steps[2]``
-    turned   (panels * groups, window * widest panel), scratch; the window in whole registers
-    sizes    (depth, columns, panels, window): the last, how many taps lie together in `weight`
+    lo, hi      panels: p is panel ``p % panels`` of group ``p // panels``
+    packed      (groups, taps * input channels * padded output channels), of a group; written
+    transposed  (panels * groups, window * widest panel), scratch; the window in whole registers
+    weight      flat
+    order       a `WeightOrder`
+    geometry    a `Geometry`
     """
-    depth, columns, panels, window = sizes
-    count = taps_at_once(taps.size, depth)
+    order, geometry = WeightOrder(*order), Geometry(*geometry)
+    taps = order.taps
+    depth = geometry.c // geometry.groups
+    columns = geometry.k // geometry.groups
+    panels = transposed.shape[0] // geometry.groups
+    together = taps_at_once(taps.size, depth)
     part = depth_at_once(depth)
     padded = padded_width(packed[0], columns)
-    for tile in range(lo, hi):
-        group = tile // panels
+    for panel in range(lo, hi):
+        group = panel // panels
         j = 0
-        for _ in range(tile - group * panels):
+        for _ in range(panel - group * panels):
             j += panel_width(packed[0], columns - j)
         width = panel_width(packed[0], columns - j)
         used = min(width, columns - j)
         to = packed[group]
-        start = group * steps[0] + j * steps[2]
-        if steps[1] == 1:  # one tap, which is all of its step
+        start = group * order.group_step + j * order.k_step
+        if order.c_step == 1:  # the window is a single tap
             for p in range(0, depth, part):
                 high = min(part, depth - p)
                 transpose(
-                    to, p * padded + j * high, width, weight, start + p, steps[2], used, high, width
-                )
+                    to, p * padded + j * high, width, weight, start + p, order.k_step, used, high,
+                    width,
+                )  # fmt: skip
             continue
         for p in range(depth):
+            begin = start + p * order.c_step
             first = p // part * part
             high = min(part, depth - first)
-            if steps[2] > 1:
+            if order.k_step > 1:
                 transpose(
-                    turned[tile], 0, width, weight, start + p * steps[1], steps[2], used, window,
+                    transposed[panel], 0, width, weight, begin, order.k_step, used, order.window,
                     width,
                 )  # fmt: skip
             for t in range(taps.size):
-                low = t // count * count
-                together = min(count, taps.size - low)
+                low = t // together * together
+                beside = min(together, taps.size - low)
                 at = (
-                    (low * depth + first) * padded + j * together * high
+                    (low * depth + first) * padded + j * beside * high
                     + ((t - low) * high + p - first) * width
                 )  # fmt: skip
-                if steps[2] > 1:
-                    copy_row(to, at, turned[tile], taps[t] * width, width, width)
+                if order.k_step > 1:
+                    copy_row(to, at, transposed[panel], taps[t] * width, width, width)
                 else:
-                    copy_row(to, at, weight, start + p * steps[1] + taps[t], used, width)
+                    copy_row(to, at, weight, begin + taps[t], used, width)
 
 
-@driver
-def pack_weights_parallel(tiles, packed, weight, turned, taps, steps, sizes):
-    """`pack_weights` over all tiles."""
-    for tile in prange(tiles):
-        pack_weights(tile, tile + 1, packed, weight, turned, taps, steps, sizes)
+pack_weights_parallel = parallel(pack_weights)
 
 
 @worker
-def convolve(
-    lo, hi, z, x, packed, bands, turned, products, lines, tables, constants, residual, activation,
-    sums, pivots, tap_rows, tap_columns, view, out_view, grid, origin, band, groups, shares,
-):  # fmt: skip
-    """A convolution by slots, each a share of the bands and a share of the output channels.
+def convolve(lo, hi, z, x, packed, work, epilogue, activation, geometry):
+    """A convolution and its epilogue.
 
-    Slot t has share ``t // shares[1]`` of the bands and share ``t % shares[1]`` of the channels.
-
-    lo, hi      slots
-    z           the output, flat, written at the grid's places
+    lo, hi      partitions
+    z           the output, flat; written where the window's positions lie in it
     x           the input, flat
-    packed      (groups, taps * c * padded k) from `pack_weights`
-    bands       (slots, pixels of a band * c of all groups), scratch; 1 where none is copied
-    turned      (slots, pixels * c), scratch, for inputs whose channels lie first
-    products    (slots, places * k of a group), scratch, for outputs that are not written in place
-    lines       (2, places in whole tiles) of int64: where each place of a band begins in its input,
-                of a whole band and of the last one
-    tables      (slots, taps) of int64, scratch
-    constants   (>= 3, stride): head, scale and shift, to be applied to z in place; or None
-    residual    of z's shape, or None
+    packed      from `pack_weights`
+    work        a `Workspace`: output_blocks of (positions of a block * output channels at once),
+                tap_offsets of (taps)
+    epilogue    an `Epilogue`; its blocks are the parts of the blocks
     activation  None or a tuple of activations.py
-    sums        (shares[0], 2, stride) float64, written, or None: sum(v) and sum(v^2) of each
-                channel in each share of the bands, where v = z - pivot
-    pivots      (shares[0], 3, stride) of the data's type, written in row HEAD, or None
-    tap_rows, tap_columns   (taps,) of int64: see images.py, as for the rest
-    view, out_view, grid, origin, band
-    groups      of channels
-    shares      (of the bands, of the output channels)
+    geometry    a `Geometry`; its row offsets say where positions begin in the input block
     """
-    n, _, _, c, _ = view
-    _, _, _, k, channels_last = out_view
-    _, _, _, _, top, left, _ = band
-    taps = tap_rows.size
-    depth = c // groups
-    columns = k // groups
+    work, epilogue = Workspace(*work), Epilogue(*epilogue)
+    geometry = Geometry(*geometry)
+    group_k = geometry.k // geometry.groups
+    for partition in range(lo, hi):
+        part, begin, end = blocks_of(partition, geometry)
+        lowest, highest = channels_of(partition, geometry)
+        for number in range(begin, end):
+            block = find_block(number, geometry)
+            pixels = read_input(
+                work.input_blocks[partition], work.transposed[partition], x, block, geometry
+            )
+            for group in range(geometry.groups):
+                for first in range(lowest, highest, CHANNELS_AT_ONCE):
+                    last = min(first + CHANNELS_AT_ONCE, highest)
+                    channels = (group * group_k + first, group * group_k + last)
+                    _convolve_block(
+                        z, work.output_blocks[partition], pixels, packed[group],
+                        work.tap_offsets[partition], channels, block, geometry,
+                    )  # fmt: skip
+                    finish(
+                        z, epilogue, activation, part, number == begin, channels, block, geometry
+                    )
+
+
+convolve_parallel = parallel(convolve)
+
+
+@inlined
+def _convolve_block(z, output_block, pixels, packed, tap_offsets, channels, block, geometry):
+    """Some output channels of one group in a block: multiplied in place if they can be."""
+    in_place = is_in_place(geometry)
+    to = z
+    ld = geometry.k
+    offset = (block.image * geometry.rows + block.row) * geometry.columns * ld + channels[0]
+    if not in_place:
+        to = output_block
+        ld = channels[1] - channels[0]
+        offset = 0
+    _multiply_taps(Block(to, offset, ld), pixels, packed, tap_offsets, channels, block, geometry)
+    if not in_place:
+        write_block(z, output_block, ld, channels, block, geometry)
+
+
+@inlined
+def _multiply_taps(to, pixels, packed, tap_offsets, channels, block, geometry):
+    """The product of a block's pixels and a group's weights, summed over the taps."""
+    taps = geometry.tap_rows.size
+    depth = geometry.c // geometry.groups
+    columns = geometry.k // geometry.groups
+    group = channels[0] // columns
+    first = channels[0] - group * columns
+    count = channels[1] - channels[0]
     together = taps_at_once(taps, depth)
     part = depth_at_once(depth)
-    padded = padded_width(z, columns)
-    count = band_count(n, grid, band)
-    whole = band[0] * band[1] * grid[1]
-    in_place = channels_last and origin == (0, 1, 0, 1)
-    for slot in range(lo, hi):
-        share = slot // shares[1]
-        piece = slot - share * shares[1]
-        table = tables[slot]
-        lowest, highest = share_of(columns, piece, shares[1])
-        begin = count * share // shares[0]
-        for block in range(begin, count * (share + 1) // shares[0]):
-            image, row, images_here, rows_here = place_of(block, n, grid, band)
-            places = images_here * rows_here * grid[1]
-            source, pitch, _, base = find_band(
-                bands[slot], turned[slot], x, view, band, grid, image, row
+    padded = padded_width(to.array, columns)
+    positions = block.images * block.rows * geometry.columns
+    row_offsets = geometry.row_offsets[0 if is_whole(block, geometry) else 1]
+    done = 0
+    for tap in range(0, taps, together):
+        used = min(together, taps - tap)
+        for p in range(0, depth, part):
+            high = min(part, depth - p)
+            for t in range(used):
+                pixel = pixels.first + tap_step(tap + t, pixels, geometry)
+                tap_offsets[t] = pixel * geometry.c + group * depth + p
+            multiply_block(
+                to,
+                Rows(pixels.flat, row_offsets, tap_offsets[:used], 1),
+                Panels(packed, done * padded + first * used * high, high),
+                positions, count, done > 0,
+            )  # fmt: skip
+            done += used * high
+
+
+@worker
+def weight_gradient(lo, hi, products, dz, x, work, geometry):
+    """The gradient of a convolution's weights, summed over each part of the blocks.
+
+    lo, hi    partitions
+    products  (parts of the blocks, groups, taps, c / groups, k / groups) flat: written
+    dz        the gradient of the output, flat
+    x         the input, flat
+    work      a `Workspace`: output_points of (positions of a block * padded k / groups) for dz,
+              tap_offsets of (rows of a block)
+    geometry  a `Geometry`; its row offsets are the input channels of a group
+    """
+    work, geometry = Workspace(*work), Geometry(*geometry)
+    for partition in range(lo, hi):
+        part, begin, end = blocks_of(partition, geometry)
+        channels = channels_of(partition, geometry)
+        if channels[0] == channels[1]:
+            continue
+        for number in range(begin, end):
+            block = find_block(number, geometry)
+            pixels = read_input(
+                work.input_blocks[partition], work.transposed[partition], x, block, geometry
             )
-            begins = lines[0 if places == whole else 1]
-            for group in range(groups):
-                for first in range(lowest, highest, COLUMNS):
-                    last = min(first + COLUMNS, highest)
-                    channel = group * columns + first
-                    target = z
-                    step = k
-                    start = (image * grid[0] + row) * grid[1] * k + channel
-                    if not in_place:
-                        target = products[slot]
-                        step = last - first
-                        start = 0
-                    done = 0
-                    for tap in range(0, taps, together):
-                        used = min(together, taps - tap)
-                        for p in range(0, depth, part):
-                            high = min(part, depth - p)
-                            for t in range(used):
-                                table[t] = (
-                                    (base + (tap_rows[tap + t] - top) * pitch
-                                     + tap_columns[tap + t] - left) * c
-                                    + group * depth + p
-                                )  # fmt: skip
-                            multiply_block(
-                                Block(target, start, step),
-                                Rows(source, begins, table[:used], 1),
-                                Panels(packed[group], done * padded + first * used * high, high),
-                                places, last - first, done > 0,
-                            )  # fmt: skip
-                            done += used * high
-                    if not in_place:
-                        write_pixels(
-                            z, target, step, out_view, grid, origin, image, row, images_here,
-                            rows_here, channel, channel + last - first,
-                        )  # fmt: skip
-                    finish(
-                        z, constants, residual, activation, sums, pivots, share, block == begin,
-                        image, row, images_here, rows_here, channel, channel + last - first,
-                        out_view,
+            for group in range(geometry.groups):
+                _pack_gradient(work.output_points[partition], dz, group, channels, block, geometry)
+                for tap in range(geometry.tap_rows.size):
+                    _multiply_gradient(
+                        products, part, pixels, work.output_points[partition],
+                        work.tap_offsets[partition], group, tap, channels, block, number > begin,
+                        geometry,
                     )  # fmt: skip
 
 
-@inlined
-def finish(
-    z, constants, residual, activation, sums, pivots, share, begins, image, row, images, rows,
-    first, last, out_view,
-):  # fmt: skip
-    """What follows the product: constants applied, sums taken."""
-    n, h, w, k, channels_last = out_view
-    plane = h * w
-    if channels_last:
-        taken = ((image * h + row) * w, (image * h + row) * w + images * rows * w)
-        if constants is not None:
-            normalize_block(z, z, residual, constants, taken, (first, last), k, activation, False)
-        if sums is not None:
-            if begins:
-                begin_sums(sums[share], pivots[share], z, taken, (first, last), k)
-            sum_block(sums[share], None, z, None, pivots[share], taken, (first, last), k, None)
-    else:
-        length = rows * w
-        if constants is not None:
-            for one in range(image, image + images):
-                for channel in range(first, last):
-                    start = (one * k + channel) * plane + row * w
-                    normalize_segment(
-                        z, z, residual, start, length, constants, channel, activation, False
-                    )
-        if sums is not None:
-            begin = image * plane + row * w
-            end = begin + images * length
-            for channel in range(first, last):
-                if begins:
-                    shape = (1, 1, length)
-                    start = (image * k + channel) * plane + row * w
-                    choose_pivot(pivots[share][:, channel:], z[start:], 0, shape)
-                    sums[share, 0, channel] = 0.0
-                    sums[share, 1, channel] = 0.0
-                s, q = sum_plane(
-                    None, z, None, pivots[share], channel, begin, end, None, (n, k, plane)
-                )
-                sums[share, 0, channel] += s
-                sums[share, 1, channel] += q
-
-
-@driver
-def convolve_parallel(
-    slots, z, x, packed, bands, turned, products, lines, tables, constants, residual, activation,
-    sums, pivots, tap_rows, tap_columns, view, out_view, grid, origin, band, groups, shares,
-):  # fmt: skip
-    """`convolve` over all slots."""
-    for slot in prange(slots):
-        convolve(
-            slot, slot + 1, z, x, packed, bands, turned, products, lines, tables, constants,
-            residual, activation, sums, pivots, tap_rows, tap_columns, view, out_view, grid,
-            origin, band, groups, shares,
-        )  # fmt: skip
+weight_gradient_parallel = parallel(weight_gradient)
 
 
 @inlined
-def _pack_gradient(to, dz, view, first, last, image, row, images, rows):
-    """Packs a band of dz, some of its channels, in panels of all places of the band."""
-    _, h, w, k, channels_last = view
-    places = images * rows * w
+def _pack_gradient(to, dz, group, channels, block, geometry):
+    """Packs a block of dz, some channels of a group, in panels of all positions of the block."""
+    k, w = geometry.k, geometry.z_w
+    plane = geometry.z_h * w
+    positions = block.images * block.rows * w
+    first = group * (k // geometry.groups) + channels[0]
+    last = first + channels[1] - channels[0]
     j = first
     while j < last:
         width = panel_width(to, last - j)
         used = min(width, last - j)
-        at = (j - first) * places
-        for one in range(image, image + images):
-            if channels_last:
-                start = (one * h + row) * w
-                for i in range(start, start + rows * w):
+        at = (j - first) * positions
+        for image in range(block.image, block.image + block.images):
+            if geometry.z_last:
+                start = image * plane + block.row * w
+                for i in range(start, start + block.rows * w):
                     copy_row(to, at, dz, i * k + j, used, width)
                     at += width
             else:
-                start = (one * k + j) * h * w + row * w
-                transpose(to, at, width, dz, start, h * w, used, rows * w, width)
-                at += rows * w * width
+                start = (image * k + j) * plane + block.row * w
+                transpose(to, at, width, dz, start, plane, used, block.rows * w, width)
+                at += block.rows * w * width
         j += width
 
 
-@worker
-def weight_gradient(
-    lo, hi, products, dz, x, bands, turned, panels, channels, tables, tap_rows, tap_columns, view,
-    dz_view, grid, band, groups, shares,
-):  # fmt: skip
-    """The gradient of a convolution's weights by slots, as in `convolve`.
+@inlined
+def _multiply_gradient(
+    products, part, pixels, panels, tap_offsets, group, tap, channels, block, more, geometry
+):
+    """The gradient of one tap in a block, input by output channels; added if there are `more`.
 
-    products  (shares[0], groups, taps, c / groups, k / groups) flat: written, the sum over the
-              bands of each share
-    dz        the gradient of the output, flat
-    panels    (slots, places * padded k / groups), scratch
-    channels  (channels of a group in whole tiles,) of int64: 0, 1, 2, ..., the last one repeated
-    tables    (slots, rows of places of a band) of int64, scratch
-    The other arguments are those of `convolve`.
+    The sum is along the positions: each row of them is a tap of the multiply.
     """
-    n, _, _, c, _ = view
-    k = dz_view[3]
-    _, _, _, _, top, left, _ = band
-    taps = tap_rows.size
-    depth = c // groups
-    columns = k // groups
-    count = band_count(n, grid, band)
-    for slot in range(lo, hi):
-        share = slot // shares[1]
-        piece = slot - share * shares[1]
-        lowest, highest = share_of(columns, piece, shares[1])
-        if lowest == highest:
-            continue
-        table = tables[slot]
-        begin = count * share // shares[0]
-        for block in range(begin, count * (share + 1) // shares[0]):
-            image, row, images_here, rows_here = place_of(block, n, grid, band)
-            source, pitch, image_step, base = find_band(
-                bands[slot], turned[slot], x, view, band, grid, image, row
-            )
-            for group in range(groups):
-                channel = group * columns
-                _pack_gradient(
-                    panels[slot], dz, dz_view, channel + lowest, channel + highest, image, row,
-                    images_here, rows_here,
-                )  # fmt: skip
-                for tap in range(taps):
-                    start = base + (tap_rows[tap] - top) * pitch + tap_columns[tap] - left
-                    for one in range(images_here):
-                        for i in range(rows_here):
-                            line = start + one * image_step + i * grid[2] * pitch
-                            table[one * rows_here + i] = line * c + group * depth
-                    to = ((share * groups + group) * taps + tap) * depth * columns + lowest
-                    multiply_block(
-                        Block(products, to, columns),
-                        Rows(source, channels, table[: images_here * rows_here], grid[3] * c),
-                        Panels(panels[slot], 0, grid[1]),
-                        depth, highest - lowest, block > begin,
-                    )  # fmt: skip
-
-
-@driver
-def weight_gradient_parallel(
-    slots, products, dz, x, bands, turned, panels, channels, tables, tap_rows, tap_columns, view,
-    dz_view, grid, band, groups, shares,
-):  # fmt: skip
-    """`weight_gradient` over all slots."""
-    for slot in prange(slots):
-        weight_gradient(
-            slot, slot + 1, products, dz, x, bands, turned, panels, channels, tables, tap_rows,
-            tap_columns, view, dz_view, grid, band, groups, shares,
-        )  # fmt: skip
+    taps = geometry.tap_rows.size
+    depth = geometry.c // geometry.groups
+    columns = geometry.k // geometry.groups
+    start = pixels.first + tap_step(tap, pixels, geometry)
+    for image in range(block.images):
+        for i in range(block.rows):
+            row = start + image * pixels.image_step + i * geometry.stride_h * pixels.row_step
+            tap_offsets[image * block.rows + i] = row * geometry.c + group * depth
+    to = ((part * geometry.groups + group) * taps + tap) * depth * columns + channels[0]
+    multiply_block(
+        Block(products, to, columns),
+        Rows(
+            pixels.flat, geometry.row_offsets[0], tap_offsets[: block.images * block.rows],
+            geometry.stride_w * geometry.c,
+        ),
+        Panels(panels, 0, geometry.columns),
+        depth, channels[1] - channels[0], more,
+    )  # fmt: skip
 
 
 # Output channels that are collected together: a cache line of them, so that each is read once.
@@ -363,14 +297,14 @@ COLLECTED = 16
 
 @worker
 def collect_weights(lo, hi, dweight, products, sizes):
-    """Adds the shares of `weight_gradient` in order.
+    """Adds the parts of `weight_gradient` in order.
 
-    lo, hi    tiles: tile t is the output channels COLLECTED t, ... of all groups
+    lo, hi    the output channels COLLECTED lo to COLLECTED hi - 1, of all groups
     dweight   (k, c / groups, taps), written
-    products  (shares, groups, taps, c / groups, k / groups)
-    sizes     (shares, groups, taps, c / groups, k / groups)
+    products  of the sizes, flat
+    sizes     (parts, groups, taps, c / groups, k / groups)
     """
-    shares, groups, taps, depth, columns = sizes
+    parts, groups, taps, depth, columns = sizes
     size = groups * taps * depth * columns
     for first in range(lo * COLLECTED, min(hi * COLLECTED, groups * columns), COLLECTED):
         last = min(first + COLLECTED, groups * columns)
@@ -378,16 +312,12 @@ def collect_weights(lo, hi, dweight, products, sizes):
             for tap in range(taps):
                 for channel in range(first, last):
                     group = channel // columns
-                    line = (group * taps + tap) * depth + p
-                    at = line * columns + channel - group * columns
+                    row = (group * taps + tap) * depth + p
+                    at = row * columns + channel - group * columns
                     result = products[at]
-                    for share in range(1, shares):
-                        result += products[share * size + at]
+                    for part in range(1, parts):
+                        result += products[part * size + at]
                     dweight[(channel * depth + p) * taps + tap] = result
 
 
-@driver
-def collect_weights_parallel(tiles, dweight, products, sizes):
-    """`collect_weights` over all tiles."""
-    for tile in prange(tiles):
-        collect_weights(tile, tile + 1, dweight, products, sizes)
+collect_weights_parallel = parallel(collect_weights)

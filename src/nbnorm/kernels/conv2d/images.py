@@ -1,132 +1,146 @@
-"""Images under a sliding window: how a convolution's pixels are found, read and written.
+"""Blocks of images: how a convolution's pixels are found, read and written.
 
-Kernels of convolutions work on images whose channels lie last. A *band* is a piece of the input
-with all its channels: the rows that a few rows of the output are worked out from, or all rows of
-several small images, with zeros where the window reaches beyond the image. It is a copy in the
-second cache; where no zeros are needed and channels lie last, the input itself serves.
-
-`view` = (n, h, w, c, last): an array of n images h by w of c channels, which lie last, or first.
-
-`grid` = (rows, columns, down, across): places of the window. Place (i, j) and tap t see the pixel
-(i down + tap_rows[t], j across + tap_columns[t]) of the input. A forward has a place for each pixel
-of the output, down and across are its strides. A gradient of the input with stride has a grid of
-its own for each remainder of its pixels by the stride, with down = across = 1.
-
-`band` = (images, rows, height, width, top, left, copied): the places of a band are `images` by
-`rows` by all columns of the grid; each image takes height by width pixels of it, whose first is
-pixel (i down + top, left) of the input.
+Kernels work on pixels whose channels lie last. An input block is therefore copied to a place in
+the L2 cache, with zeros where it reaches beyond the image; where no zeros are needed and channels
+lie last already, the input itself serves.
 """
 
 from __future__ import annotations
 
-from nbnorm.jit.options import driver, inlined, prange, worker
+from typing import Any, NamedTuple
+
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.kernels.copies import copy_row, transpose
 
 
-@inlined
-def read_band(to, turned, source, view, band, image, row):
-    """Copies a band that begins in an image, at a row of the input; zeros outside the image.
+class Pixels(NamedTuple):
+    """Where an input block is to be read, channels last; all but the array counted in pixels."""
 
-    Images whose channels lie first are turned on the way, in `turned`.
+    flat: Any
+    first: int
+    row_step: int
+    image_step: int
+
+
+@inlined
+def copy_input(to, transposed, x, block, geometry):
+    """Copies an input block, with zeros outside the image.
+
+    Pixels whose channels lie first are transposed on the way, in `transposed`.
     """
-    n, h, w, c, last = view
-    images, _, height, width, _, left, _ = band
-    first = min(max(left, 0), w)
-    inside = max(min(left + width, w) - first, 0)
-    before = min(max(-left, 0), width) * c
+    h, w, c = geometry.h, geometry.w, geometry.c
+    height, width = geometry.input_height, geometry.input_width
+    row = block.row * geometry.stride_h + geometry.top
+    # The part within the image.
+    first = min(max(geometry.left, 0), w)
+    inside = max(min(geometry.left + width, w) - first, 0)
+    before = min(max(-geometry.left, 0), width) * c
     top = min(max(row, 0), h)
     rows = max(min(row + height, h) - top, 0)
-    pixels = source
-    start = (image * h + top) * w * c
+    pixels = x
+    start = (block.image * h + top) * w * c
     image_step = h * w * c
-    if not last:
-        pixels = turned
+    if not geometry.x_last:
+        pixels = transposed
         start = 0
         image_step = rows * w * c
-        for one in range(min(images, n - image)):
-            begin = ((image + one) * c * h + top) * w
-            transpose(turned, one * image_step, c, source, begin, h * w, c, rows * w, c)
+        for image in range(block.images):
+            begin = ((block.image + image) * c * h + top) * w
+            transpose(transposed, image * image_step, c, x, begin, h * w, c, rows * w, c)
     at = 0
-    for one in range(min(images, n - image)):
+    for image in range(block.images):
         for i in range(row - top, row - top + height):
-            there = 0 <= i < rows
-            if not there or inside < width:
-                copy_row(to, at, source, 0, 0, width * c)
-            if there:
-                line = start + one * image_step + (i * w + first) * c
-                copy_row(to, at + before, pixels, line, inside * c, inside * c)
+            is_inside = 0 <= i < rows
+            if not is_inside or inside < width:
+                copy_row(to, at, x, 0, 0, width * c)
+            if is_inside:
+                begin = start + image * image_step + (i * w + first) * c
+                copy_row(to, at + before, pixels, begin, inside * c, inside * c)
             at += width * c
 
 
 @inlined
-def place_of(block, n, grid, band):
-    """Where band number `block` lies: its first image and row of the grid, and how many it has."""
-    down = -(-grid[0] // band[1])
-    image = block // down * band[0]
-    row = block % down * band[1]
-    return image, row, min(band[0], n - image), min(band[1], grid[0] - row)
+def read_input(to, transposed, x, block, geometry):
+    """The `Pixels` of an input block, copied if need be."""
+    if geometry.copied:
+        copy_input(to, transposed, x, block, geometry)
+        width = geometry.input_width
+        return Pixels(to, 0, width, geometry.input_height * width)
+    row = block.image * geometry.h + block.row * geometry.stride_h + geometry.top
+    w = geometry.w
+    return Pixels(x, row * w + geometry.left, w, geometry.h * w)
 
 
 @inlined
-def band_count(n, grid, band):
-    """How many bands there are."""
-    return -(-n // band[0]) * -(-grid[0] // band[1])
+def tap_step(tap, pixels, geometry):
+    """Pixels from the first one of an input block to a tap of the first position."""
+    down = geometry.tap_rows[tap] - geometry.top
+    return down * pixels.row_step + geometry.tap_columns[tap] - geometry.left
 
 
 @inlined
-def find_band(to, turned, source, view, band, grid, image, row):
-    """The array to read a band from, copied first if need be, and where in it.
+def is_in_place(geometry):
+    """Whether a block can be worked out where it lies in the output."""
+    return (
+        geometry.z_last
+        and geometry.z_row == 0
+        and geometry.z_row_step == 1
+        and geometry.z_column == 0
+        and geometry.z_column_step == 1
+    )
 
-    Returns the array, its pixels from row to row and from image to image, and the band's first.
+
+@inlined
+def write_block(z, source, ld, channels, block, geometry):
+    """Writes a block to the output, some of its channels.
+
+    source    (positions, ld): these channels of each position, from column 0 on
+    channels  (first, last + 1)
     """
-    _, h, w, _, _ = view
-    _, _, height, width, top, left, copied = band
-    line = row * grid[2] + top
-    if copied:
-        read_band(to, turned, source, view, band, image, line)
-        return to, width, height * width, 0
-    return source, w, h * w, (image * h + line) * w + left
+    if geometry.z_last:
+        _write_pixels(z, source, ld, channels, block, geometry)
+    else:
+        write_planes(z, source, ld, channels, block, geometry)
 
 
 @inlined
-def write_pixels(to, source, row_length, view, grid, origin, image, row, images, rows, first, last):
-    """Writes the channels first..last-1 of a band's places to the images of an output.
-
-    source   (places, row_length): the channels of each place, from column 0 on
-    view     of the output
-    origin   (row, rows apart, column, columns apart): where the grid's places lie in the output
-    """
-    _, h, w, c, channels_last = view
-    columns = grid[1]
-    row_at, row_step, column_at, column_step = origin
-    if not channels_last:  # places are neighbours in the output
-        size = rows * columns
-        for one in range(images):
-            start = (((image + one) * c + first) * h + row) * w
-            begin = one * size * row_length
-            transpose(to, start, h * w, source, begin, row_length, size, last - first, size)
-        return
+def _write_pixels(z, source, ld, channels, block, geometry):
+    """Channels last: pixel by pixel, wherever each lies."""
+    count = channels[1] - channels[0]
     at = 0
-    for one in range(image, image + images):
-        for i in range(row, row + rows):
-            start = (one * h + row_at + i * row_step) * w + column_at
-            for j in range(columns):
-                begin = (start + j * column_step) * c + first
-                copy_row(to, begin, source, at, last - first, last - first)
-                at += row_length
+    for image in range(block.image, block.image + block.images):
+        for i in range(block.row, block.row + block.rows):
+            row = image * geometry.z_h + geometry.z_row + i * geometry.z_row_step
+            start = row * geometry.z_w + geometry.z_column
+            for j in range(geometry.columns):
+                pixel = start + j * geometry.z_column_step
+                copy_row(z, pixel * geometry.k + channels[0], source, at, count, count)
+                at += ld
+
+
+@inlined
+def write_planes(z, source, ld, channels, block, geometry):
+    """`write_block` for channels that lie first: positions are then neighbours in the output."""
+    plane = geometry.z_h * geometry.z_w
+    size = block.rows * geometry.z_w
+    count = channels[1] - channels[0]
+    for image in range(block.images):
+        start = ((block.image + image) * geometry.k + channels[0]) * plane
+        start += block.row * geometry.z_w
+        transpose(z, start, plane, source, image * size * ld, ld, size, count, size)
 
 
 @worker
-def turn_images(lo, hi, to, source, view):
-    """Copies the images lo to hi - 1 from channels last to channels first."""
-    _, h, w, c, _ = view
+def turn_images(lo, hi, to, source, shape):
+    """Transposes the images lo to hi - 1 from channels last to channels first.
+
+    `shape` is (h, w, c).
+    """
+    h, w, c = shape
     size = h * w * c
     for image in range(lo, hi):
         transpose(to, image * size, h * w, source, image * size, c, h * w, c, h * w)
 
 
-@driver
-def turn_images_parallel(images, to, source, view):
-    """`turn_images` over all images."""
-    for image in prange(images):
-        turn_images(image, image + 1, to, source, view)
+turn_images_parallel = parallel(turn_images)

@@ -1,9 +1,10 @@
 """Convolutions 3x3 of stride 1 by Winograd's F(4x4, 3x3): a quarter of the multiplications.
 
-Channels lie last in vectors, so that every transform (transforms.py) reads and writes whole ones.
-For a block of tiles, 36 products of matrices (tiles, c) (c, k) stand between the transform of the
-input and that of the output; all three are in the second cache. The products' numbers are called
-*points* below.
+Channels lie last in vectors, so that every transform (winograd_transforms.py) reads and writes
+whole ones. A window's position is a *tile* here, 4 by 4 pixels of the output. Its 6 by 6 pixels of
+the input become 36 numbers a channel, the *points*, and so do the weights; for a block of tiles, 36
+products of matrices (tiles, c) (c, k) stand between the transform of the input and that of the
+output. All three are in the L2 cache.
 
 Its rounding error is larger than that of a direct convolution, some 2e-5 of the output's rms at
 most against 2e-6; a NaN or an infinity spreads to the pixels of its tile.
@@ -11,10 +12,22 @@ most against 2e-6; a NaN or an infinity spreads to the pixels of its tile.
 
 from __future__ import annotations
 
-from nbnorm.jit.options import driver, inlined, prange, worker
+from nbnorm.jit.options import inlined, worker
+from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import lanes_of_register
-from nbnorm.kernels.conv2d.direct import depth_at_once, finish, share_of
-from nbnorm.kernels.conv2d.images import band_count, place_of, read_band, write_pixels
+from nbnorm.kernels.conv2d.direct import depth_at_once
+from nbnorm.kernels.conv2d.epilogue import finish
+from nbnorm.kernels.conv2d.geometry import (
+    Extent,
+    Geometry,
+    WeightOrder,
+    Workspace,
+    blocks_of,
+    channels_of,
+    find_block,
+    is_whole,
+)
+from nbnorm.kernels.conv2d.images import Pixels, copy_input, write_planes
 from nbnorm.kernels.conv2d.winograd_transforms import (
     PATCH,
     TILE,
@@ -25,6 +38,7 @@ from nbnorm.kernels.conv2d.winograd_transforms import (
     transform_weight_gradient,
 )
 from nbnorm.kernels.copies import transpose
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.microkernel import (
     Block,
     Panels,
@@ -37,202 +51,270 @@ from nbnorm.kernels.gemm.microkernel import (
 POINTS = PATCH * PATCH
 TAPS = 9
 
-# Numbers left between the points of an array, and between the tiles of the input's, so that they do
-# not begin at addresses that share a set of the caches: transforms of 64 channels took twice the
-# time without.
-LINE = 16
+# Numbers left free between the points of an array, and between the tiles of the input's, so that
+# they do not begin at addresses that share a set of the caches: transforms of 64 channels took
+# twice the time without.
+GAP = 16
 
 
 @worker
-def transform_weights(lo, hi, points, weight, turned, steps, backwards, sizes):
-    """The points of all weights, packed in panels; tile t is panel t.
+def transform_weights(lo, hi, points, transposed, weight, order, is_reversed, geometry):
+    """The points of all weights, packed in panels.
 
-    lo, hi     tiles
-    points     flat: point after point, each of padded columns * depth + LINE: steps of the depth as
-               `convolve` takes them, in each its panels
-    weight     flat; the window of depth p, column j lies at ``p steps[0] + j steps[1]``
-    turned     (panels, 16 * widest panel), scratch
-    backwards  whether the window is turned round, as for the gradient of the input
-    sizes      (depth, columns)
+    lo, hi       panels
+    points       flat: point after point, each of padded k * c + GAP: depth by depth as `convolve`
+                 multiplies at once, in each its panels
+    transposed   (panels, 16 * widest panel), scratch
+    weight       flat
+    order        a `WeightOrder`
+    is_reversed  whether the window is turned by 180 degrees, as for the gradient of the input
+    geometry     a `Geometry`
     """
-    depth, columns = sizes
+    order, geometry = WeightOrder(*order), Geometry(*geometry)
+    depth, columns = geometry.c, geometry.k
     lanes = lanes_of_register(points)
     part = depth_at_once(depth)
     padded = padded_width(points, columns)
-    size = padded * depth + LINE
-    for tile in range(lo, hi):
+    size = padded * depth + GAP
+    for panel in range(lo, hi):
         j = 0
-        for _ in range(tile):
+        for _ in range(panel):
             j += panel_width(points, columns - j)
         width = panel_width(points, columns - j)
         used = min(width, columns - j)
-        corner = (TAPS - 1) * width if backwards else 0
-        across = -width if backwards else width
+        corner = (TAPS - 1) * width if is_reversed else 0
+        across = -width if is_reversed else width
         for first in range(0, depth, part):
             high = min(part, depth - first)
             for p in range(first, first + high):
                 transpose(
-                    turned[tile], 0, width, weight, p * steps[0] + j * steps[1], steps[1], used,
-                    TAPS, width,
+                    transposed[panel], 0, width, weight, p * order.c_step + j * order.k_step,
+                    order.k_step, used, TAPS, width,
                 )  # fmt: skip
                 at = first * padded + j * high + (p - first) * width
                 for lane in range(0, width, lanes):
                     transform_weight(
-                        points, at + lane, PATCH * size, size, turned[tile], corner + lane,
-                        3 * across, across, 3, 3, lanes,
+                        points, (at + lane, PATCH * size, size), transposed[panel],
+                        (corner + lane, 3 * across, across), (3, 3), lanes,
                     )  # fmt: skip
 
 
-@driver
-def transform_weights_parallel(tiles, points, weight, turned, steps, backwards, sizes):
-    """`transform_weights` over all tiles."""
-    for tile in prange(tiles):
-        transform_weights(tile, tile + 1, points, weight, turned, steps, backwards, sizes)
+transform_weights_parallel = parallel(transform_weights)
+
+
+@worker
+def convolve(lo, hi, z, x, weights, work, epilogue, activation, geometry):
+    """A convolution 3x3 of stride 1 and its epilogue; input blocks are always copied.
+
+    weights   their points, from `transform_weights`
+    work      a `Workspace`: input_points of 36 (tiles of a block * (c + GAP) + GAP); output_points
+              of 36 (tiles of a block * k of a part + GAP); output_blocks of (pixels of a block * k
+              of a part); tap_offsets of one number
+    geometry  a `Geometry`, its positions being tiles and its strides 4; its row offsets say where
+              each tile's channels begin among the points of the input
+    The other arguments are those of direct.py's `convolve`.
+    """
+    work, epilogue = Workspace(*work), Epilogue(*epilogue)
+    geometry = Geometry(*geometry)
+    for partition in range(lo, hi):
+        part, begin, end = blocks_of(partition, geometry)
+        channels = channels_of(partition, geometry)
+        if channels[0] == channels[1]:
+            continue
+        for number in range(begin, end):
+            tiles = find_block(number, geometry)
+            _read_points(
+                work.input_points[partition], work.input_blocks[partition],
+                work.transposed[partition], x, tiles, geometry,
+            )  # fmt: skip
+            _multiply_points(
+                work.output_points[partition], work.input_points[partition], weights,
+                work.tap_offsets[partition], channels, tiles, geometry,
+            )  # fmt: skip
+            block = _pixels_of(tiles, geometry)
+            _write_tiles(
+                z, work.output_blocks[partition], work.output_points[partition], channels, block,
+                geometry,
+            )  # fmt: skip
+            finish(z, epilogue, activation, part, number == begin, channels, block, geometry)
+
+
+convolve_parallel = parallel(convolve)
 
 
 @inlined
-def _input_points(points, step, source, c, pitch, image_step, images, rows, columns):
-    """The points of a band's tiles: `rows` of tiles by `columns` in each image.
+def _tiles_of_block(geometry):
+    """Tiles of a whole block."""
+    return geometry.block_images * geometry.block_rows * geometry.columns
 
-    points   point after point, `step` apart, each (tiles, c + LINE)
-    """
+
+@inlined
+def _input_step(geometry):
+    """Numbers from one point of the input to the next."""
+    return _tiles_of_block(geometry) * (geometry.c + GAP) + GAP
+
+
+@inlined
+def _pixels_of(tiles, geometry):
+    """The pixels of the output that a block of tiles has."""
+    row = tiles.row * TILE
+    return Extent(tiles.image, row, tiles.images, min(tiles.rows * TILE, geometry.z_h - row))
+
+
+@inlined
+def _read_points(points, input_block, transposed, x, tiles, geometry):
+    """The points of a block's input: point after point, each (tiles, c + GAP)."""
+    c = geometry.c
     lanes = lanes_of_register(points)
+    step = _input_step(geometry)
+    width = geometry.input_width
+    copy_input(input_block, transposed, x, tiles, geometry)
     tile = 0
-    for one in range(images):
-        for row in range(rows):
-            for column in range(columns):
-                at = one * image_step + (row * TILE * pitch + column * TILE) * c
+    for image in range(tiles.images):
+        for i in range(tiles.rows):
+            for j in range(geometry.columns):
+                pixel = (image * geometry.input_height + i * TILE) * width + j * TILE
                 for p in range(0, c, lanes):
                     transform_input(
-                        points, tile * (c + LINE) + p, PATCH * step, step, source, at + p,
-                        pitch * c, c, PATCH, PATCH, min(lanes, c - p),
+                        points, (tile * (c + GAP) + p, PATCH * step, step),
+                        input_block, (pixel * c + p, width * c, c),
+                        (PATCH, PATCH), min(lanes, c - p),
                     )  # fmt: skip
                 tile += 1
 
 
-@worker
-def convolve(
-    lo, hi, z, x, weights, bands, turned, inputs, outputs, products, lines, tables, constants,
-    residual, activation, sums, pivots, view, out_view, grid, band, shares,
-):  # fmt: skip
-    """A convolution by slots, as conv_direct.py's; the places of its grid are tiles.
-
-    weights   the points of the weights, from `transform_weights`
-    inputs    (slots, 36 (tiles of a band * (c + LINE) + LINE)), scratch
-    outputs   (slots, 36 (tiles of a band * k of a share + LINE)), scratch
-    products  (slots, pixels of a band * k of a share), scratch where channels do not lie last
-    lines     (2, tiles in whole tiles of the multiply) of int64: where each one's channels begin
-              among the points, for a whole band and for the last one
-    tables    (slots, 1) of int64, scratch
-    The other arguments are those of conv_direct.py's `convolve`; bands are always copied.
-    """
-    n, _, _, c, _ = view
-    _, h, w, k, channels_last = out_view
-    images, rows, height, width, top, _, _ = band
-    lanes = lanes_of_register(z)
+@inlined
+def _multiply_points(outputs, inputs, weights, tap_offsets, channels, tiles, geometry):
+    """The points of a block's output: point after point, each (tiles, channels)."""
+    c = geometry.c
+    columns = channels[1] - channels[0]
+    count = tiles.images * tiles.rows * geometry.columns
     part = depth_at_once(c)
-    padded = padded_width(z, k)
-    size = padded * c + LINE
-    count = band_count(n, grid, band)
-    across = grid[1]
-    room = images * rows * across
-    in_step = room * (c + LINE) + LINE
-    for slot in range(lo, hi):
-        share = slot // shares[1]
-        first, last = share_of(k, slot - share * shares[1], shares[1])
-        if first == last:
-            continue
-        columns = last - first
-        out_step = room * columns + LINE
-        table = tables[slot]
-        begin = count * share // shares[0]
-        for block in range(begin, count * (share + 1) // shares[0]):
-            image, row, images_here, rows_here = place_of(block, n, grid, band)
-            tiles = images_here * rows_here * across
-            read_band(bands[slot], turned[slot], x, view, band, image, row * TILE + top)
-            _input_points(
-                inputs[slot], in_step, bands[slot], c, width, height * width * c, images_here,
-                rows_here, across,
+    padded = padded_width(outputs, geometry.k)
+    row_offsets = geometry.row_offsets[0 if is_whole(tiles, geometry) else 1]
+    for point in range(POINTS):
+        to = point * (_tiles_of_block(geometry) * columns + GAP)
+        at = point * (padded * c + GAP)
+        for p in range(0, c, part):
+            high = min(part, c - p)
+            tap_offsets[0] = point * _input_step(geometry) + p
+            multiply_block(
+                Block(outputs, to, columns),
+                Rows(inputs, row_offsets, tap_offsets, 1),
+                Panels(weights, at + p * padded + channels[0] * high, high),
+                count, columns, p > 0,
             )  # fmt: skip
-            begins = lines[0 if tiles == room else 1]
-            for point in range(POINTS):
-                for p in range(0, c, part):
-                    high = min(part, c - p)
-                    table[0] = point * in_step + p
-                    multiply_block(
-                        Block(outputs[slot], point * out_step, columns),
-                        Rows(inputs[slot], begins, table, 1),
-                        Panels(weights, point * size + p * padded + first * high, high),
-                        tiles, columns, p > 0,
-                    )  # fmt: skip
-            pixel_rows = min(rows_here * TILE, h - row * TILE)
-            target = z if channels_last else products[slot]
-            step = k if channels_last else columns
-            tile = 0
-            for one in range(images_here):
-                for i in range(0, pixel_rows, TILE):
-                    for j in range(0, w, TILE):
-                        at = ((one * pixel_rows + i) * w + j) * columns
-                        if channels_last:
-                            pixel = ((image + one) * h + row * TILE + i) * w + j
-                            at = pixel * k + first
-                        for q in range(0, columns, lanes):
-                            transform_output(
-                                target, at + q, w * step, step, outputs[slot],
-                                tile * columns + q, PATCH * out_step, out_step, pixel_rows - i,
-                                w - j, min(lanes, columns - q),
-                            )  # fmt: skip
-                        tile += 1
-            if not channels_last:
-                write_pixels(
-                    z, products[slot], columns, out_view, (h, w, 1, 1), (0, 1, 0, 1), image,
-                    row * TILE, images_here, pixel_rows, first, last,
-                )  # fmt: skip
-            finish(
-                z, constants, residual, activation, sums, pivots, share, block == begin, image,
-                row * TILE, images_here, pixel_rows, first, last, out_view,
-            )  # fmt: skip
-
-
-@driver
-def convolve_parallel(
-    slots, z, x, weights, bands, turned, inputs, outputs, products, lines, tables, constants,
-    residual, activation, sums, pivots, view, out_view, grid, band, shares,
-):  # fmt: skip
-    """`convolve` over all slots."""
-    for slot in prange(slots):
-        convolve(
-            slot, slot + 1, z, x, weights, bands, turned, inputs, outputs, products, lines, tables,
-            constants, residual, activation, sums, pivots, view, out_view, grid, band, shares,
-        )  # fmt: skip
 
 
 @inlined
-def _gradient_points(points, dz, k, first, last, w, pixel, images, image_step, rows, room):
-    """The points of a band of dz, packed in panels: panel after panel, (36, room, width) each.
+def _write_tiles(z, output_block, points, channels, block, geometry):
+    """The pixels of a block from its points."""
+    w, k = geometry.z_w, geometry.k
+    columns = channels[1] - channels[0]
+    lanes = lanes_of_register(z)
+    step = _tiles_of_block(geometry) * columns + GAP
+    to = z if geometry.z_last else output_block
+    ld = k if geometry.z_last else columns
+    tile = 0
+    for image in range(block.images):
+        for i in range(0, block.rows, TILE):
+            for j in range(0, w, TILE):
+                at = ((image * block.rows + i) * w + j) * columns
+                if geometry.z_last:
+                    row = (block.image + image) * geometry.z_h + block.row + i
+                    at = (row * w + j) * k + channels[0]
+                for q in range(0, columns, lanes):
+                    transform_output(
+                        to, (at + q, w * ld, ld),
+                        points, (tile * columns + q, PATCH * step, step),
+                        (block.rows - i, w - j), min(lanes, columns - q),
+                    )  # fmt: skip
+                tile += 1
+    if not geometry.z_last:
+        write_planes(z, output_block, columns, channels, block, geometry)
 
-    points     LINE numbers are left between the points of a panel
-    dz         channels last; `pixel` is the first one, its first channel `first` of k
-    image_step from image to image
-    rows       of pixels
+
+@worker
+def weight_gradient(lo, hi, products, dz, x, work, geometry):
+    """The points of the gradient of the weights, summed over each part of the blocks.
+
+    products  (parts of the blocks, 36, c k + GAP) flat, written
+    dz        the gradient of the output, flat
+    work      as in `convolve`, but with output_points of 36 (tiles of a block * width + GAP) for
+              each panel of dz, and no output_blocks; transposed has room for a block of dz too
+    geometry  as in `convolve`, but its row offsets are the input channels
+    The other arguments are those of `convolve`.
     """
+    work, geometry = Workspace(*work), Geometry(*geometry)
+    for partition in range(lo, hi):
+        part, begin, end = blocks_of(partition, geometry)
+        channels = channels_of(partition, geometry)
+        if channels[0] == channels[1]:
+            continue
+        for number in range(begin, end):
+            tiles = find_block(number, geometry)
+            _read_points(
+                work.input_points[partition], work.input_blocks[partition],
+                work.transposed[partition], x, tiles, geometry,
+            )  # fmt: skip
+            _read_gradient_points(
+                work.output_points[partition], work.transposed[partition], dz, channels,
+                _pixels_of(tiles, geometry), geometry,
+            )  # fmt: skip
+            _multiply_gradients(
+                products, part, work.input_points[partition], work.output_points[partition],
+                work.tap_offsets[partition], channels, tiles, number > begin, geometry,
+            )  # fmt: skip
+
+
+weight_gradient_parallel = parallel(weight_gradient)
+
+
+@inlined
+def _read_gradient_points(points, transposed, dz, channels, block, geometry):
+    """The points of a block of dz, packed in panels."""
+    w, ld = geometry.z_w, geometry.k
+    plane = geometry.z_h * w
+    first, last = channels
+    pixels = Pixels(dz, block.image * plane + block.row * w, w, plane)
+    if not geometry.z_last:
+        size = block.rows * w
+        count = last - first
+        for image in range(block.images):
+            start = ((block.image + image) * ld + first) * plane + block.row * w
+            at = image * size * count
+            transpose(transposed, at, count, dz, start, plane, count, size, count)
+        pixels = Pixels(transposed, 0, w, size)
+        first, last, ld = 0, count, count
+    _transform_gradient(points, pixels, ld, first, last, block, geometry)
+
+
+@inlined
+def _transform_gradient(points, pixels, ld, first, last, block, geometry):
+    """Panel after panel, each (36, tiles of a block * width + GAP).
+
+    pixels  of dz, each of `ld` channels; the channels first..last-1 are taken
+    """
+    w = geometry.z_w
+    dz = pixels.flat
     lanes = lanes_of_register(points)
     j = first
     start = 0
     while j < last:
         width = panel_width(points, last - j)
-        step = room * width + LINE
+        step = _tiles_of_block(geometry) * width + GAP
         tile = 0
-        for one in range(images):
-            for i in range(0, rows, TILE):
+        for image in range(block.images):
+            for i in range(0, block.rows, TILE):
                 for column in range(0, w, TILE):
-                    at = (pixel + one * image_step + i * w + column) * k
+                    pixel = pixels.first + image * pixels.image_step + i * w + column
                     for lane in range(0, width, lanes):
                         count = max(min(lanes, last - j - lane), 0)
                         to = start + tile * width + lane
+                        at = min(pixel * ld + j + lane, dz.size)
                         transform_output_gradient(
-                            points, to, PATCH * step, step, dz,
-                            min(at + j + lane, dz.size), w * k, k, rows - i, w - column, count,
+                            points, (to, PATCH * step, step), dz, (at, w * ld, ld),
+                            (block.rows - i, w - column), count,
                         )  # fmt: skip
                         for point in range(POINTS):
                             for q in range(count, lanes):
@@ -242,117 +324,54 @@ def _gradient_points(points, dz, k, first, last, w, pixel, images, image_step, r
         j += width
 
 
-@worker
-def weight_gradient(
-    lo, hi, products, dz, x, bands, turned, inputs, gradients, channels, tables, view, dz_view,
-    grid, band, shares,
-):  # fmt: skip
-    """The points of the gradient of the weights by slots, as in `convolve`.
-
-    products   (shares[0], 36, c k + LINE) flat, written: the sum over the bands of each share
-    dz         the gradient of the output, flat
-    gradients  (slots, 36 (tiles of a band * width + LINE) for each panel), scratch
-    channels   (c in whole tiles of the multiply,) of int64: 0, 1, 2, ..., the last one repeated
-    tables     (slots, 1) of int64, scratch
-    The other arguments are those of `convolve`; `turned` has room for a band of dz too.
-    """
-    n, _, _, c, _ = view
-    _, h, w, k, channels_last = dz_view
-    images, rows, height, width, top, _, _ = band
-    count = band_count(n, grid, band)
-    across = grid[1]
-    room = images * rows * across
-    in_step = room * (c + LINE) + LINE
-    size = c * k + LINE
-    for slot in range(lo, hi):
-        share = slot // shares[1]
-        first, last = share_of(k, slot - share * shares[1], shares[1])
-        if first == last:
-            continue
-        table = tables[slot]
-        begin = count * share // shares[0]
-        for block in range(begin, count * (share + 1) // shares[0]):
-            image, row, images_here, rows_here = place_of(block, n, grid, band)
-            tiles = images_here * rows_here * across
-            pixel_rows = min(rows_here * TILE, h - row * TILE)
-            read_band(bands[slot], turned[slot], x, view, band, image, row * TILE + top)
-            _input_points(
-                inputs[slot], in_step, bands[slot], c, width, height * width * c, images_here,
-                rows_here, across,
+@inlined
+def _multiply_gradients(
+    products, part, inputs, gradients, tap_offsets, channels, tiles, more, geometry
+):
+    """A block's products at each point, input by output channels; added if there are `more`."""
+    c, k = geometry.c, geometry.k
+    count = tiles.images * tiles.rows * geometry.columns
+    j, last = channels
+    start = 0
+    while j < last:
+        width = panel_width(products, last - j)
+        step = _tiles_of_block(geometry) * width + GAP
+        for point in range(POINTS):
+            tap_offsets[0] = point * _input_step(geometry)
+            to = (part * POINTS + point) * (c * k + GAP) + j
+            multiply_block(
+                Block(products, to, k),
+                Rows(inputs, geometry.row_offsets[0], tap_offsets, c + GAP),
+                Panels(gradients, start + point * step, count),
+                c, min(width, last - j), more,
             )  # fmt: skip
-            if channels_last:
-                _gradient_points(
-                    gradients[slot], dz, k, first, last, w, (image * h + row * TILE) * w,
-                    images_here, h * w, pixel_rows, room,
-                )  # fmt: skip
-            else:
-                for one in range(images_here):
-                    transpose(
-                        turned[slot], one * pixel_rows * w * (last - first), last - first, dz,
-                        (((image + one) * k + first) * h + row * TILE) * w, h * w, last - first,
-                        pixel_rows * w, last - first,
-                    )  # fmt: skip
-                _gradient_points(
-                    gradients[slot], turned[slot], last - first, 0, last - first, w, 0,
-                    images_here, pixel_rows * w, pixel_rows, room,
-                )  # fmt: skip
-            j = first
-            start = 0
-            while j < last:
-                panel = panel_width(products, last - j)
-                step = room * panel + LINE
-                for point in range(POINTS):
-                    table[0] = point * in_step
-                    to = (share * POINTS + point) * size + j
-                    multiply_block(
-                        Block(products, to, k),
-                        Rows(inputs[slot], channels, table, c + LINE),
-                        Panels(gradients[slot], start + point * step, tiles),
-                        c, min(panel, last - j), block > begin,
-                    )  # fmt: skip
-                start += POINTS * step
-                j += panel
-
-
-@driver
-def weight_gradient_parallel(
-    slots, products, dz, x, bands, turned, inputs, gradients, channels, tables, view, dz_view,
-    grid, band, shares,
-):  # fmt: skip
-    """`weight_gradient` over all slots."""
-    for slot in prange(slots):
-        weight_gradient(
-            slot, slot + 1, products, dz, x, bands, turned, inputs, gradients, channels, tables,
-            view, dz_view, grid, band, shares,
-        )  # fmt: skip
+        start += POINTS * step
+        j += width
 
 
 @worker
-def return_weights(lo, hi, spread, products, shares, sizes):
-    """The gradient of the weights from its points, (9, c, k); tile t is input channel t.
+def return_weights(lo, hi, spread, products, parts, sizes):
+    """The gradient of the weights from its points, by input channels.
 
+    lo, hi    input channels
     spread    (9, c, k) flat, written
-    products  (shares, 36, c k + LINE) flat from `weight_gradient`; added up in the first share
+    products  (parts, 36, c k + GAP) flat from `weight_gradient`; added up in the first part
     sizes     (c, k)
     """
     c, k = sizes
     lanes = lanes_of_register(products)
-    size = c * k + LINE
+    size = c * k + GAP
     for p in range(lo, hi):
         for point in range(POINTS):
             at = point * size + p * k
-            for share in range(1, shares):
+            for part in range(1, parts):
                 for j in range(at, at + k):
-                    products[j] += products[share * POINTS * size + j]
+                    products[j] += products[part * POINTS * size + j]
         for j in range(0, k, lanes):
             transform_weight_gradient(
-                spread, p * k + j, 3 * c * k, c * k, products, p * k + j, PATCH * size, size,
-                PATCH, PATCH, min(lanes, k - j),
+                spread, (p * k + j, 3 * c * k, c * k), products, (p * k + j, PATCH * size, size),
+                (PATCH, PATCH), min(lanes, k - j),
             )  # fmt: skip
 
 
-@driver
-def return_weights_parallel(tiles, spread, products, shares, sizes):
-    """`return_weights` over all tiles."""
-    for tile in prange(tiles):
-        return_weights(tile, tile + 1, spread, products, shares, sizes)
+return_weights_parallel = parallel(return_weights)

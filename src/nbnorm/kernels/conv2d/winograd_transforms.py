@@ -15,6 +15,7 @@ of one dimension, applied down the columns and then along the rows of a square o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,129 +128,131 @@ def _square(map_: Callable[[Sequence[Any]], list[Any]], rows: list[list[Any]]) -
 
 def _declare(map_: Callable[[Sequence[Any]], list[Any]], inputs: int, outputs: int) -> Any:
     """The intrinsic that maps a square of `inputs` by `inputs` vectors to one of `outputs`."""
+    clips_input, clips_output = inputs < outputs, outputs < inputs
 
-    def reference(
-        to, to_at, to_down, to_across, source, at, down, across, height, width, count
-    ):  # fmt: skip
+    def reference(to, to_steps, source, steps, size, count):
         count = min(count, register_lanes(to.itemsize))
         zero = np.zeros(count, to.dtype)
-        rows = []
-        for i in range(inputs):
-            row = []
-            for j in range(inputs):
-                start = at + i * down + j * across
-                inside = outputs <= inputs or (i < height and j < width)
-                row.append(checked_slice(source, start, count) if inside else zero)
-            rows.append(row)
+
+        def vector(array, steps, i, j):
+            at, down, across = steps
+            return checked_slice(array, at + i * down + j * across, count)
+
+        def is_inside(i, j):
+            return i < size[0] and j < size[1]
+
+        rows = [
+            [
+                vector(source, steps, i, j) if not clips_input or is_inside(i, j) else zero
+                for j in range(inputs)
+            ]
+            for i in range(inputs)
+        ]
         for i, row in enumerate(_square(map_, rows)):
-            for j, vector in enumerate(row):
-                start = to_at + i * to_down + j * to_across
-                if outputs >= inputs or (i < height and j < width):
-                    checked_slice(to, start, count)[...] = vector
+            for j, mapped in enumerate(row):
+                if not clips_output or is_inside(i, j):
+                    vector(to, to_steps, i, j)[...] = mapped
 
     @twin(reference)
-    def transform(
-        typing_context, to, to_at, to_down, to_across, source, at, down, across, height, width,
-        count,
-    ):  # fmt: skip
-        """Maps the square at ``source[at + i down + j across]`` to ``to[to_at + i to_down + ...]``.
+    def transform(typing_context, to, to_steps, source, steps, size, count):
+        """Maps a square of vectors of `count` channels, a register of them at most.
 
-        Each place has a vector of `count` channels, a register at most. Of the larger picture of
-        the two, input or output, pixels beyond height and width are neither read nor written.
+        With ``steps = (at, down, across)``, the vector of pixel (i, j) begins at
+        ``source[at + i down + j across]``, and that of the result likewise. The larger one of the
+        two squares has `size`, (height, width), pixels at most: those beyond are neither read nor
+        written.
         """
         lanes = register_lanes(to.dtype.bitwidth // 8)
 
         def generate(context, builder, sig, args):
-            _, to_at, to_down, to_across, _, at, down, across, height, width, count = args
+            _, to_steps, _, steps, size, count = args
             to_data = context.make_array(sig.args[0])(context, builder, args[0]).data
-            data = context.make_array(sig.args[4])(context, builder, args[4]).data
+            data = context.make_array(sig.args[2])(context, builder, args[2]).data
             vector = ir.VectorType(context.get_value_type(to.dtype), lanes)
-            word = at.type
-            places = _Places(builder, vector, height, width, count)
-
-            def place(start, first, step_down, step_across, i, j):
-                index = builder.add(first, builder.mul(step_down, word(i)))
-                index = builder.add(index, builder.mul(step_across, word(j)))
-                return llvm.vector_at(builder, start, index, vector)
-
-            def each(size, action):
-                for i in range(size):
-                    for j in range(size):
-                        action(i, j)
+            read = _Square(builder, vector, data, steps, inputs)
+            written = _Square(builder, vector, to_data, to_steps, outputs)
+            there = _There(builder, vector, size, count)
 
             loaded = [
                 [cgutils.alloca_once(builder, vector) for _ in range(inputs)] for _ in range(inputs)
             ]
+            with builder.if_else(there.is_whole(read, clips_input)) as (whole, part):
+                with whole:
+                    for i, j in read:
+                        builder.store(llvm.load(builder, read[i, j], vector), loaded[i][j])
+                with part:
+                    zero = ir.Constant(vector, None)
+                    for i, j in read:
+                        mask = there.mask(i, j, clips_input)
+                        value = llvm.masked_load(builder, read[i, j], mask, zero)
+                        builder.store(value, loaded[i][j])
 
-            def load(i, j, masked):
-                pointer = place(data, at, down, across, i, j)
-                builder.store(places.load(pointer, i, j, masked, clipped_in), loaded[i][j])
-
-            clipped_in, clipped_out = inputs < outputs, outputs < inputs
-            with builder.if_else(places.whole(inputs, clipped_in)) as (plain, masked):
-                with plain:
-                    each(inputs, lambda i, j: load(i, j, False))
-                with masked:
-                    each(inputs, lambda i, j: load(i, j, True))
             rows = [[_Code(builder, builder.load(one)) for one in row] for row in loaded]
-            mapped = _square(map_, rows)
-            values = [[one.value for one in row] for row in mapped]
+            values = [[one.value for one in row] for row in _square(map_, rows)]
 
-            def store(i, j, masked):
-                pointer = place(to_data, to_at, to_down, to_across, i, j)
-                places.store(values[i][j], pointer, i, j, masked, clipped_out)
-
-            with builder.if_else(places.whole(outputs, clipped_out)) as (plain, masked):
-                with plain:
-                    each(outputs, lambda i, j: store(i, j, False))
-                with masked:
-                    each(outputs, lambda i, j: store(i, j, True))
+            with builder.if_else(there.is_whole(written, clips_output)) as (whole, part):
+                with whole:
+                    for i, j in written:
+                        llvm.store(builder, values[i][j], written[i, j])
+                with part:
+                    for i, j in written:
+                        mask = there.mask(i, j, clips_output)
+                        llvm.masked_store(builder, values[i][j], written[i, j], mask)
             return context.get_dummy_value()
 
         i = types.intp
-        return types.none(to, i, i, i, source, i, i, i, i, i, i), generate
+        steps_type, size_type = types.UniTuple(i, 3), types.UniTuple(i, 2)
+        return types.none(to, steps_type, source, steps_type, size_type, i), generate
 
     return transform
 
 
-class _Places:
-    """Loads and stores of the channels and pixels that are there."""
+class _Square:
+    """The addresses of a square of vectors."""
 
-    def __init__(self, builder, vector, height, width, count):
-        self.builder, self.vector = builder, vector
-        self.height, self.width, self.count = height, width, count
-        self.word = count.type
+    def __init__(self, builder, vector, data, steps, size):
+        self.builder, self.vector, self.data, self.size = builder, vector, data, size
+        self.first, self.down, self.across = cgutils.unpack_tuple(builder, steps)
+
+    def __iter__(self):
+        return itertools.product(range(self.size), repeat=2)
+
+    def __getitem__(self, pixel):
+        builder = self.builder
+        index = self.first
+        for number, step in zip(pixel, (self.down, self.across), strict=True):
+            index = builder.add(index, builder.mul(step, step.type(number)))
+        return llvm.vector_at(builder, self.data, index, self.vector)
+
+
+class _There:
+    """Which pixels and channels of a square are there."""
+
+    def __init__(self, builder, vector, size, count):
+        self.builder, self.vector, self.count = builder, vector, count
+        self.height, self.width = cgutils.unpack_tuple(builder, size)
         self.lanes = llvm.first_lanes(builder, count, vector)
 
-    def whole(self, size, clipped):
+    def is_whole(self, square, clipped):
+        """Whether all of them are."""
         builder = self.builder
-        whole = builder.icmp_signed(">=", self.count, self.word(self.vector.count))
+        whole = builder.icmp_signed(">=", self.count, self.count.type(self.vector.count))
         if clipped:
             for side in (self.height, self.width):
-                whole = builder.and_(whole, builder.icmp_signed(">=", side, self.word(size)))
+                inside = builder.icmp_signed(">=", side, side.type(square.size))
+                whole = builder.and_(whole, inside)
         return whole
 
-    def _mask(self, i, j, clipped):
+    def mask(self, i, j, clipped):
+        """The lanes of a pixel; none where it is not there."""
         if not clipped:
             return self.lanes
         builder = self.builder
         inside = builder.and_(
-            builder.icmp_signed(">", self.height, self.word(i)),
-            builder.icmp_signed(">", self.width, self.word(j)),
+            builder.icmp_signed(">", self.height, self.height.type(i)),
+            builder.icmp_signed(">", self.width, self.width.type(j)),
         )
         return llvm.mask_if(builder, inside, self.lanes)
-
-    def load(self, pointer, i, j, masked, clipped):
-        if not masked:
-            return llvm.load(self.builder, pointer, self.vector)
-        zero = ir.Constant(self.vector, None)
-        return llvm.masked_load(self.builder, pointer, self._mask(i, j, clipped), zero)
-
-    def store(self, value, pointer, i, j, masked, clipped):
-        if masked:
-            llvm.masked_store(self.builder, value, pointer, self._mask(i, j, clipped))
-        else:
-            llvm.store(self.builder, value, pointer)
 
 
 transform_input = _declare(_input, PATCH, PATCH)

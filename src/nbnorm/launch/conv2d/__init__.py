@@ -1,1 +1,1 @@
-"""Launchers of convolutions: one module an algorithm."""
+"""Launchers of convolutions: one module an algorithm, and algorithms.py, which chooses."""

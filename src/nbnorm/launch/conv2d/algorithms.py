@@ -1,29 +1,53 @@
-"""Which algorithm works out a convolution: one table."""
+"""Convolutions of checked arrays: which algorithm works them out, and its run."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Collection
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from nbnorm.jit import target
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d.images import turn_images, turn_images_parallel
 from nbnorm.kernels.conv2d.winograd_transforms import TILE
-from nbnorm.launch.conv2d import direct as conv_direct
-from nbnorm.launch.conv2d import grouped as conv_grouped
-from nbnorm.launch.conv2d import winograd as conv_winograd
+from nbnorm.kernels.gemm.epilogue import Epilogue
+from nbnorm.launch.conv2d import direct, grouped, winograd
+from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.launch.conv2d.images import Images, destination_of_images, images_of, new_images
-from nbnorm.launch.conv2d.tiling import Geometry, output_shape
 from nbnorm.launch.gemm import shift_by
 from nbnorm.launch.machine import PARALLEL_FROM_VALUES
 from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.statistics import Summed, channel_sums
 from nbnorm.typing import Array
 
-BY_NAME: dict[str, ModuleType] = {"direct": conv_direct, "winograd": conv_winograd}
+
+class Algorithm(Protocol):
+    """What a module of an algorithm has."""
+
+    def forward(
+        self,
+        z: Images,
+        x: Images,
+        weight: Array,
+        conv: Convolution,
+        epilogue: Epilogue,
+        activation: Any,
+        sums: bool,
+    ) -> Summed | None:
+        """Z from x and the weights, and its epilogue; with sums of the channels if wanted."""
+        ...
+
+    def input_gradient(self, dx: Images, dz: Images, weight: Array, conv: Convolution) -> None:
+        """Dx from dz and the weights."""
+        ...
+
+    def weight_gradient(self, dweight: Array, dz: Images, x: Images, conv: Convolution) -> None:
+        """The gradient of the weights, into a flat array (k, c / groups, r, s)."""
+        ...
+
+
+BY_NAME: dict[str, Algorithm] = {"direct": direct, "winograd": winograd}
 
 # Wider groups than these fill enough of a panel of the multiply.
 WIDEST_GROUP = 8
@@ -35,82 +59,92 @@ REPAYING_TILES = 64
 SAVING = 1.5
 
 
-def has_winograd(g: Geometry) -> bool:
+def has_winograd(conv: Convolution) -> bool:
     """Whether a convolution can be worked out by Winograd's algorithm at all."""
-    return (g.window, g.stride, g.dilation, g.groups) == ((3, 3), (1, 1), (1, 1), 1)
+    options = (conv.window, conv.stride, conv.dilation, conv.groups)
+    return options == ((3, 3), (1, 1), (1, 1), 1)
 
 
 @functools.lru_cache(maxsize=4096)
-def chosen(g: Geometry, algorithm: str, itemsize: int) -> ModuleType:
+def chosen(conv: Convolution, itemsize: int) -> Algorithm:
     """The module for a convolution and its gradients."""
+    algorithm = conv.algorithm
     if algorithm == "auto":
-        algorithm = "winograd" if _gains_by_winograd(g, itemsize) else "direct"
-    if algorithm == "direct" and g.groups > 1 and max(g.c, g.k) <= WIDEST_GROUP:
-        return conv_grouped
+        algorithm = "winograd" if _gains_by_winograd(conv, itemsize) else "direct"
+    if algorithm == "direct" and conv.groups > 1 and max(conv.c, conv.k) <= WIDEST_GROUP:
+        return grouped
     return BY_NAME[algorithm]
 
 
-def _gains_by_winograd(g: Geometry, itemsize: int) -> bool:
-    tiles = g.n * math.prod(-(-size // TILE) for size in g.positions)
-    places = g.n * math.prod(g.positions)
+def _gains_by_winograd(conv: Convolution, itemsize: int) -> bool:
+    tiles = conv.n * math.prod(-(-size // TILE) for size in conv.positions)
+    pixels = conv.n * math.prod(conv.positions)
     return (
-        has_winograd(g)
-        and min(g.c, g.k) >= target.register_bytes() // itemsize
+        has_winograd(conv)
+        and min(conv.c, conv.k) >= target.register_bytes() // itemsize
         and tiles >= REPAYING_TILES
-        and SAVING * 36 * tiles <= 9 * places
+        and SAVING * 36 * tiles <= 9 * pixels
     )
 
 
 def forward(
-    z: Images, x: Images, weight: Array, g: Geometry, algorithm: str, **after: Any
+    z: Images,
+    x: Images,
+    weight: Array,
+    conv: Convolution,
+    *,
+    constants: Array | None = None,
+    residual: Array | None = None,
+    activation: Any = None,
+    sums: bool = False,
 ) -> Summed | None:
-    """Z from x and the weights; `after`, what is to be done with it while it is in cache."""
+    """Z from x and the weights, and what is to be done with it while it is in cache."""
     if z.flat.size == 0:
         return None
-    module = chosen(g, algorithm, z.flat.itemsize)
-    return module.forward(z, x, weight, g, **after)
+    module = chosen(conv, z.flat.itemsize)
+    epilogue = Epilogue(constants=constants, residual=residual)
+    return module.forward(z, x, weight, conv, epilogue, activation, sums)
 
 
-def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry, algorithm: str) -> None:
+def input_gradient(dx: Images, dz: Images, weight: Array, conv: Convolution) -> None:
     """Dx from dz and the weights."""
     if dx.flat.size == 0:
         return
-    if dx.last or g.stride == (1, 1):
-        chosen(g, algorithm, dx.flat.itemsize).input_gradient(dx, dz, weight, g)
+    module = chosen(conv, dx.flat.itemsize)
+    if dx.last or conv.stride == (1, 1):
+        module.input_gradient(dx, dz, weight, conv)
         return
-    # With stride, neighbours in dx come from different products: they are put together by pixel.
+    # With stride, neighbours in dx come from different passes: they are put together by pixel.
     shape = (dx.n, dx.h, dx.w, dx.c)
     by_pixel = new_images(shape, -1, True, dx.flat.dtype)
-    chosen(g, algorithm, dx.flat.itemsize).input_gradient(by_pixel, dz, weight, g)
+    module.input_gradient(by_pixel, dz, weight, conv)
     parallel = dx.flat.size >= PARALLEL_FROM_VALUES
-    run(turn_images, turn_images_parallel, dx.n, parallel, dx.flat, by_pixel.flat, by_pixel.view)
+    run(turn_images, turn_images_parallel, dx.n, parallel, dx.flat, by_pixel.flat, shape[1:])
 
 
-def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry, algorithm: str) -> None:
+def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) -> None:
     """The gradient of the weights, into a flat array (k, c / groups, r, s)."""
     if dz.flat.size == 0:
         dweight[...] = 0.0
         return
-    chosen(g, algorithm, dweight.itemsize).weight_gradient(dweight, dz, x, g)
+    chosen(conv, dweight.itemsize).weight_gradient(dweight, dz, x, conv)
 
 
-# --- arrays -----------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------
 
 
 def convolve(
     x: Array,
     weight: Array,
     bias: Array | None,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
+    conv: Convolution,
     out: Array | None,
 ) -> Array:
     """The convolution of an array of images, and a bias."""
-    images = images_of(x, axis)
-    y, written = destination_of_images(out, output_shape(g, axis), axis, images)
+    images = images_of(x, conv.axis)
+    y, written = destination_of_images(out, conv.output_shape, conv.axis, images)
     constants = shift_by(bias, len(weight), x.dtype)
-    forward(written, images, weight, g, algorithm, constants=constants)
+    forward(written, images, weight, conv, constants=constants)
     return y.deliver()
 
 
@@ -118,22 +152,20 @@ def differentiate(
     dz: Array,
     x: Array,
     weight: Array,
-    g: Geometry,
-    axis: int,
-    algorithm: str,
+    conv: Convolution,
     wanted: Collection[str],
     out: Gradients,
 ) -> Gradients:
     """The gradients dx, dweight and dbias, those that are `wanted`."""
-    gradient, images = images_of(dz, axis), images_of(x, axis)
+    gradient, images = images_of(dz, conv.axis), images_of(x, conv.axis)
     dx = dweight = dbias = None
     if "dx" in wanted:
-        place, written = destination_of_images(out[0], x.shape, axis, images)
-        input_gradient(written, gradient, weight, g, algorithm)
+        place, written = destination_of_images(out[0], x.shape, conv.axis, images)
+        input_gradient(written, gradient, weight, conv)
         dx = place.deliver()
     if "dweight" in wanted:
         place = destination(out[1], weight.shape, weight.dtype)
-        weight_gradient(place.written, gradient, images, g, algorithm)
+        weight_gradient(place.written, gradient, images, conv)
         dweight = place.deliver()
     if "dbias" in wanted:
         dbias = cast(channel_sums(gradient.array(-1)), weight.dtype, out[2])

@@ -2,139 +2,140 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from typing import Any
 
 import numpy as np
 
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import direct as kernels
+from nbnorm.kernels.conv2d.geometry import WeightOrder
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.microkernel import panel_count
-from nbnorm.launch.conv2d.images import Images
-from nbnorm.launch.conv2d.tiling import (
-    Geometry,
-    Places,
-    buffers,
-    counted,
-    counts_of,
-    input_places,
-    lines_of,
-    slots_of,
-    slots_of_sums,
-    taps_of,
-    turned_taps,
+from nbnorm.launch.conv2d.convolution import (
+    Convolution,
+    Weights,
+    Window,
+    backward_weights,
+    forward_weights,
+    forward_window,
+    input_gradient_windows,
 )
-from nbnorm.launch.layout import run_of
+from nbnorm.launch.conv2d.images import Images, View
+from nbnorm.launch.conv2d.tiling import (
+    Tiling,
+    block_of,
+    in_whole_tiles,
+    parts_of,
+    position_offsets,
+    window_scratch,
+)
 from nbnorm.launch.machine import PARALLEL_FROM_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
-from nbnorm.launch.statistics import Summed, sums_about
+from nbnorm.launch.statistics import Summed
 from nbnorm.typing import Array
 
-# Bytes of the gradients of the weights, one of each share of the bands.
+# Bytes of the gradients of the weights, one of each part of the blocks.
 SUMS_BYTES = 8 << 20
 
 
-def convolve(
+@functools.lru_cache(maxsize=1024)
+def _tiling(x: View, z: View, window: Window, groups: int, itemsize: int) -> Tiling:
+    block = block_of(x, z.c, window, itemsize)
+    parts = parts_of(x.n, window.rows, block, z.c // groups)
+    return Tiling(x, z, window, groups, block, parts, position_offsets(x, window, block))
+
+
+@functools.lru_cache(maxsize=1024)
+def _weight_gradient_tiling(x: View, dz: View, conv: Convolution, itemsize: int) -> Tiling:
+    window = forward_window(conv)
+    block = block_of(x, dz.c, window, itemsize)
+    nbytes = dz.c * conv.c * conv.taps * itemsize
+    parts = parts_of(x.n, window.rows, block, conv.k).limited(nbytes, SUMS_BYTES, conv.k)
+    channels = in_whole_tiles(np.arange(conv.c))
+    return Tiling(x, dz, window, conv.groups, block, parts, channels)
+
+
+def forward(
     z: Images,
     x: Images,
     weight: Array,
-    taps: Array,
-    steps: tuple[int, int, int],
-    places: Places,
-    groups: int,
-    window: int,
-    *,
-    origin: tuple[int, int, int, int] = (0, 1, 0, 1),
-    constants: Array | None = None,
-    residual: Array | None = None,
-    activation: Any = None,
-    sums: bool = False,
+    conv: Convolution,
+    epilogue: Epilogue,
+    activation: Any,
+    sums: bool,
 ) -> Summed | None:
-    """The product of a window's taps, and what follows it: see kernels/conv2d/direct.py.
+    """Z from x and the weights, and what follows."""
+    weights, window = forward_weights(weight, conv), forward_window(conv)
+    return _convolve(z, x, weights, window, conv, epilogue, activation, sums)
 
-    `weight` is flat, and `taps` and `steps` say where in it the weights are: see `pack_weights`;
-    `window` is how many taps lie together there.
-    """
+
+def input_gradient(dx: Images, dz: Images, weight: Array, conv: Convolution) -> None:
+    """Dx from dz and the weights."""
+    weights = backward_weights(weight, conv)
+    for window in input_gradient_windows(dx, conv):
+        _convolve(dx, dz, weights, window, conv, Epilogue(), None, False)
+
+
+def _convolve(
+    z: Images,
+    x: Images,
+    weights: Weights,
+    window: Window,
+    conv: Convolution,
+    epilogue: Epilogue,
+    activation: Any,
+    sums: bool,
+) -> Summed | None:
+    """One pass of a window."""
     dtype = z.flat.dtype
-    depth, columns = x.c // groups, z.c // groups
-    work = x.n * math.prod(places.grid[:2]) * z.c * depth * taps.size
-    parallel = work >= PARALLEL_FROM_MACS
+    tiling = _tiling(x.view, z.view, window, conv.groups, dtype.itemsize)
+    geometry = tuple(tiling.geometry)
+    depth, columns = x.c // conv.groups, z.c // conv.groups
+    taps = len(window.taps)
+    parallel = x.n * window.rows * window.columns * z.c * depth * taps >= PARALLEL_FROM_MACS
 
-    panels = panel_count(columns, dtype.itemsize)
-    room = taps.size * depth * whole_vectors(columns, dtype.itemsize)
-    packed = scratch.take("packed", (groups, room), dtype)
+    panels = conv.groups * panel_count(columns, dtype.itemsize)
+    room = taps * depth * whole_vectors(columns, dtype.itemsize)
+    packed = scratch.take("packed", (conv.groups, room), dtype)
+    order = WeightOrder(np.array(window.taps), *weights[1:], conv.taps)
     run(
-        kernels.pack_weights, kernels.pack_weights_parallel, panels * groups, parallel, packed,
-        weight, turned_taps(panels * groups, window, dtype), taps, steps,
-        (depth, columns, panels, window),
+        kernels.pack_weights, kernels.pack_weights_parallel, panels, parallel, packed,
+        window_scratch(panels, conv.taps, dtype), weights.flat, tuple(order), geometry,
     )  # fmt: skip
 
-    band = places.band(x, dtype.itemsize, z.c)
-    shares = slots_of(places, band, x.n, columns)
-    slots = shares[0] * shares[1]
-    count = band.images * band.rows * places.grid[1]
-    in_place = z.last and origin == (0, 1, 0, 1)
-    bands, turned, products = buffers(
-        x, band, slots, 1 if in_place else count, min(columns, kernels.COLUMNS), dtype
+    room = tiling.positions * min(columns, kernels.CHANNELS_AT_ONCE)
+    work = tiling.workspace(dtype)._replace(
+        output_blocks=tiling.scratch("output blocks", 1 if tiling.in_place else room, dtype),
+        tap_offsets=tiling.scratch("tap offsets", taps, np.int64),
     )
-    pitch, high = (band.width, band.height) if band.copied else (x.w, x.h)
-    lines = lines_of(places.grid, x.n, x.c, pitch, high * pitch * x.c, band.images, band.rows)
     summed = None
     if sums:
-        summed = sums_about(counts_of(places, band, z, shares[0]), z.c, dtype)
+        epilogue, summed = tiling.with_sums(epilogue, dtype)
     run(
-        kernels.convolve, kernels.convolve_parallel, slots, parallel, z.flat, x.flat, packed, bands,
-        turned, products, lines, scratch.take("tables", (slots, taps.size), np.int64), constants,
-        residual, activation, None if summed is None else summed.sums,
-        None if summed is None else summed.pivots, places.tap_rows, places.tap_columns, x.view,
-        z.view, places.grid, origin, tuple(band), groups, shares,
+        kernels.convolve, kernels.convolve_parallel, tiling.partitions, parallel, z.flat, x.flat,
+        packed, tuple(work), tuple(epilogue), activation, geometry,
     )  # fmt: skip
     return summed
 
 
-def forward(z: Images, x: Images, weight: Array, g: Geometry, **after: Any) -> Summed | None:
-    """Z from x and the weights, and what follows: the keywords of `convolve`."""
-    tap_rows, tap_columns = taps_of(g)
-    places = Places((*g.positions, *g.stride), tap_rows, tap_columns)
-    count = math.prod(g.window)
-    return convolve(
-        z, x, run_of(weight), np.arange(count), (g.k * g.c * count, count, g.c * count), places,
-        g.groups, count, **after,
-    )  # fmt: skip
-
-
-def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry) -> None:
-    """Dx from dz and the weights."""
-    count = math.prod(g.window)
-    steps = (g.k * g.c * count, g.c * count, count)
-    flat = run_of(weight)
-    for taps, places, origin in input_places(dx, g):
-        convolve(dx, dz, flat, taps, steps, places, g.groups, count, origin=origin)
-
-
-def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
+def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) -> None:
     """The gradient of the weights, into a flat array (k, c, r, s)."""
     dtype = x.flat.dtype
-    tap_rows, tap_columns = taps_of(g)
-    places = Places((*g.positions, *g.stride), tap_rows, tap_columns)
-    work = x.n * math.prod(g.positions) * dweight.size
-    parallel = work >= PARALLEL_FROM_MACS
-    band = places.band(x, dtype.itemsize, dz.c)
-    shares = slots_of(places, band, x.n, g.k)
-    shares = slots_of_sums(shares, dweight.nbytes, SUMS_BYTES, g.k)
-    slots = shares[0] * shares[1]
-    bands, turned, _ = buffers(x, band, slots, 1, 1, dtype)
-    count = band.images * band.rows * places.grid[1]
-    products = scratch.take("weights", (shares[0] * dweight.size,), dtype)
+    tiling = _weight_gradient_tiling(x.view, dz.view, conv, dtype.itemsize)
+    g = tiling.geometry
+    parallel = x.n * g.rows * g.columns * dweight.size >= PARALLEL_FROM_MACS
+    room = tiling.positions * whole_vectors(conv.k, dtype.itemsize)
+    work = tiling.workspace(dtype)._replace(
+        output_points=tiling.scratch("panels", room, dtype),
+        tap_offsets=tiling.scratch("tap offsets", g.block_images * g.block_rows, np.int64),
+    )
+    products = scratch.take("weights", (g.block_parts * dweight.size,), dtype)
     run(
-        kernels.weight_gradient, kernels.weight_gradient_parallel, slots, parallel, products,
-        dz.flat, x.flat, bands, turned,
-        scratch.take("panels", (slots, count * whole_vectors(g.k, dtype.itemsize)), dtype),
-        counted((g.c,), 1)[0], scratch.take("tables", (slots, band.images * band.rows), np.int64),
-        tap_rows, tap_columns, x.view, dz.view, places.grid, tuple(band), g.groups, shares,
+        kernels.weight_gradient, kernels.weight_gradient_parallel, tiling.partitions, parallel,
+        products, dz.flat, x.flat, tuple(work), tuple(g),
     )  # fmt: skip
     run(
-        kernels.collect_weights, kernels.collect_weights_parallel,
-        -(-g.groups * g.k // kernels.COLLECTED), parallel, dweight, products,
-        (shares[0], g.groups, tap_rows.size, g.c, g.k),
+        kernels.collect_weights, kernels.collect_weights_parallel, -(-dz.c // kernels.COLLECTED),
+        parallel, dweight, products, (g.block_parts, conv.groups, conv.taps, conv.c, conv.k),
     )  # fmt: skip

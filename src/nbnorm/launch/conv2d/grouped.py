@@ -2,124 +2,127 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, TypeAlias
+import functools
+from typing import Any
 
 import numpy as np
 
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import grouped as kernels
-from nbnorm.launch.conv2d.images import Images
-from nbnorm.launch.conv2d.tiling import (
-    SHARES,
-    Band,
-    Geometry,
-    Places,
-    buffers,
-    counts_of,
-    input_places,
-    taps_of,
+from nbnorm.kernels.conv2d.geometry import WeightOrder, Workspace
+from nbnorm.kernels.gemm.epilogue import Epilogue
+from nbnorm.launch.conv2d.convolution import (
+    Convolution,
+    Weights,
+    Window,
+    backward_weights,
+    forward_weights,
+    forward_window,
+    input_gradient_windows,
 )
-from nbnorm.launch.layout import run_of
+from nbnorm.launch.conv2d.images import Images, View
+from nbnorm.launch.conv2d.tiling import Tiling, block_of, parts_of
 from nbnorm.launch.machine import PARALLEL_FROM_UNPACKED_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
-from nbnorm.launch.statistics import Summed, sums_about
+from nbnorm.launch.statistics import Summed
 from nbnorm.typing import Array
 
-Sizes: TypeAlias = tuple[int, int, int]
+
+def _is_depthwise(groups: int, c: int, k: int) -> bool:
+    return groups == c == k
 
 
-def _band(places: Places, x: Images, k: int, sizes: Sizes) -> tuple[Band, int]:
-    """The band, copied unless the convolution is depthwise, and in how many shares."""
-    _, inputs, outputs = sizes
-    itemsize = x.flat.itemsize
-    band = places.band(x, itemsize, k, widened=inputs * k)
-    if inputs * outputs > 1:
-        band = band._replace(copied=True)
-    bands = -(-x.n // band.images) * -(-places.grid[0] // band.rows)
-    return band, min(bands, SHARES)
+@functools.lru_cache(maxsize=1024)
+def _tiling(x: View, z: View, window: Window, groups: int, itemsize: int) -> Tiling:
+    block = block_of(x, z.c, window, itemsize, widened=x.c // groups * z.c)
+    if not _is_depthwise(groups, x.c, z.c):
+        block = block._replace(copied=True)
+    parts = parts_of(x.n, window.rows, block, z.c // groups)
+    return Tiling(x, z, window, groups, block, parts, np.zeros((1, 1), np.int64))
 
 
-def _wide(band: Band, shares: int, k: int, sizes: Sizes, dtype: Any) -> Array:
-    """Scratch for a band with each group's numbers beside its outputs."""
-    _, inputs, outputs = sizes
-    pixels = band.images * band.height * band.width
-    return scratch.take("wide", (shares, pixels * inputs * k if inputs * outputs > 1 else 1), dtype)
+def _workspace(tiling: Tiling, dtype: Any) -> Workspace:
+    """Scratch for the input, for its channels as each group sees them, and for offsets."""
+    g = tiling.geometry
+    room = g.block_images * g.input_height * g.input_width * (g.c // g.groups) * g.k
+    if _is_depthwise(g.groups, g.c, g.k):
+        room = 1
+    return tiling.workspace(dtype)._replace(
+        input_points=tiling.scratch("input points", room, dtype),
+        tap_offsets=tiling.scratch(
+            "tap offsets", g.tap_rows.size + kernels.PIXELS_AT_ONCE, np.int64
+        ),
+    )
 
 
-def convolve(
+def forward(
     z: Images,
     x: Images,
     weight: Array,
-    taps: Array,
-    steps: tuple[int, int, int],
-    places: Places,
-    sizes: Sizes,
-    *,
-    origin: tuple[int, int, int, int] = (0, 1, 0, 1),
-    constants: Array | None = None,
-    residual: Array | None = None,
-    activation: Any = None,
-    sums: bool = False,
+    conv: Convolution,
+    epilogue: Epilogue,
+    activation: Any,
+    sums: bool,
 ) -> Summed | None:
-    """As conv_direct.py's `convolve`; `sizes` = (groups, inputs, outputs) of a group."""
+    """Z from x and the weights, and what follows."""
+    weights, window = forward_weights(weight, conv), forward_window(conv)
+    return _convolve(z, x, weights, window, conv, epilogue, activation, sums)
+
+
+def input_gradient(dx: Images, dz: Images, weight: Array, conv: Convolution) -> None:
+    """Dx from dz and the weights."""
+    weights = backward_weights(weight, conv)
+    for window in input_gradient_windows(dx, conv):
+        _convolve(dx, dz, weights, window, conv, Epilogue(), None, False)
+
+
+def _convolve(
+    z: Images,
+    x: Images,
+    weights: Weights,
+    window: Window,
+    conv: Convolution,
+    epilogue: Epilogue,
+    activation: Any,
+    sums: bool,
+) -> Summed | None:
+    """One pass of a window."""
     dtype = z.flat.dtype
-    packed = scratch.take("packed", (taps.size * sizes[1] * z.c,), dtype)
-    kernels.pack_weights(0, sizes[0], packed, weight, taps, steps, sizes)
-    band, shares = _band(places, x, z.c, sizes)
-    in_place = z.last and origin == (0, 1, 0, 1)
-    count = band.images * band.rows * places.grid[1]
-    bands, turned, products = buffers(x, band, shares, 1 if in_place else count, z.c, dtype)
+    tiling = _tiling(x.view, z.view, window, conv.groups, dtype.itemsize)
+    geometry = tuple(tiling.geometry)
+    packed = scratch.take("packed", (len(window.taps) * x.c // conv.groups * z.c,), dtype)
+    order = WeightOrder(np.array(window.taps), *weights[1:], conv.taps)
+    kernels.pack_weights(0, conv.groups, packed, weights.flat, tuple(order), geometry)
+
+    room = 1 if tiling.in_place else tiling.positions * z.c
+    work = _workspace(tiling, dtype)._replace(
+        output_blocks=tiling.scratch("output blocks", room, dtype)
+    )
     summed = None
     if sums:
-        summed = sums_about(counts_of(places, band, z, shares), z.c, dtype)
-    work = x.n * math.prod(places.grid[:2]) * packed.size
+        epilogue, summed = tiling.with_sums(epilogue, dtype)
+    parallel = x.n * window.rows * window.columns * packed.size >= PARALLEL_FROM_UNPACKED_MACS
     run(
-        kernels.convolve, kernels.convolve_parallel, shares, work >= PARALLEL_FROM_UNPACKED_MACS,
-        z.flat, x.flat, packed, bands, turned, _wide(band, shares, z.c, sizes, dtype), products,
-        scratch.take("tables", (shares, taps.size + kernels.PLACES), np.int64), constants, residual,
-        activation, None if summed is None else summed.sums,
-        None if summed is None else summed.pivots, places.tap_rows, places.tap_columns, x.view,
-        z.view, places.grid, origin, tuple(band), sizes, shares,
+        kernels.convolve, kernels.convolve_parallel, tiling.partitions, parallel, z.flat, x.flat,
+        packed, tuple(work), tuple(epilogue), activation, geometry,
     )  # fmt: skip
     return summed
 
 
-def forward(z: Images, x: Images, weight: Array, g: Geometry, **after: Any) -> Summed | None:
-    """Z from x and the weights, and what follows: the keywords of `convolve`."""
-    count = math.prod(g.window)
-    places = Places((*g.positions, *g.stride), *taps_of(g))
-    steps = (g.k * g.c * count, count, g.c * count)
-    return convolve(
-        z, x, run_of(weight), np.arange(count), steps, places, (g.groups, g.c, g.k), **after
-    )
-
-
-def input_gradient(dx: Images, dz: Images, weight: Array, g: Geometry) -> None:
-    """Dx from dz and the weights."""
-    count = math.prod(g.window)
-    steps = (g.k * g.c * count, g.c * count, count)
-    for taps, places, origin in input_places(dx, g):
-        convolve(dx, dz, run_of(weight), taps, steps, places, (g.groups, g.k, g.c), origin=origin)
-
-
-def weight_gradient(dweight: Array, dz: Images, x: Images, g: Geometry) -> None:
+def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) -> None:
     """The gradient of the weights, into a flat array (k, c, r, s)."""
     dtype = x.flat.dtype
-    sizes = g.groups, g.c, g.k
-    places = Places((*g.positions, *g.stride), *taps_of(g))
-    band, shares = _band(places, x, dz.c, sizes)
-    count = band.images * band.rows * places.grid[1]
-    bands, turned, gradients = buffers(x, band, shares, 1 if dz.last else count, dz.c, dtype)
-    taps = places.tap_rows.size
-    stride = whole_vectors(dz.c, dtype.itemsize)
-    sums = scratch.take("weight sums", (shares, taps * g.c, stride), np.float64)
-    work = x.n * math.prod(places.grid[:2]) * taps * g.c * dz.c
+    tiling = _tiling(x.view, dz.view, forward_window(conv), conv.groups, dtype.itemsize)
+    g = tiling.geometry
+    room = 1 if dz.last else tiling.positions * dz.c
+    work = _workspace(tiling, dtype)._replace(
+        output_points=tiling.scratch("output points", room, dtype)
+    )
+    ld = whole_vectors(dz.c, dtype.itemsize)
+    sums = scratch.take("weight sums", (g.block_parts, conv.taps * conv.c, ld), np.float64)
+    parallel = x.n * g.rows * g.columns * dweight.size >= PARALLEL_FROM_UNPACKED_MACS
     run(
-        kernels.weight_gradient, kernels.weight_gradient_parallel, shares,
-        work >= PARALLEL_FROM_UNPACKED_MACS, sums, dz.flat, x.flat, bands, turned,
-        _wide(band, shares, dz.c, sizes, dtype), gradients,
-        scratch.take("tables", (shares, taps + kernels.PLACES), np.int64), places.tap_rows,
-        places.tap_columns, x.view, dz.view, places.grid, tuple(band), sizes, shares,
+        kernels.weight_gradient, kernels.weight_gradient_parallel, tiling.partitions, parallel,
+        sums, dz.flat, x.flat, tuple(work), tuple(g),
     )  # fmt: skip
-    kernels.collect_weights(dweight, sums, sizes)
+    kernels.collect_weights(dweight, sums, (conv.groups, conv.c, conv.k))

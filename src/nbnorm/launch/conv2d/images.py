@@ -1,4 +1,4 @@
-"""How arrays of images become what kernels/conv2d/images.py works on."""
+"""How arrays of images become what the kernels of convolutions work on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from nbnorm.launch.scratch import empty
 from nbnorm.typing import Array
 
 
+class View(NamedTuple):
+    """The sizes of images, and whether their channels lie last in memory, or first."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    last: bool
+
+
 class Images(NamedTuple):
     """An array of images for a kernel: its numbers in memory order, and how they are laid out."""
 
@@ -24,9 +34,9 @@ class Images(NamedTuple):
     last: bool
 
     @property
-    def view(self) -> tuple[int, int, int, int, bool]:
-        """As kernels take it."""
-        return self.n, self.h, self.w, self.c, self.last
+    def view(self) -> View:
+        """How they are laid out."""
+        return View(*self[1:])
 
     def array(self, axis: int) -> Array:
         """The images as an array (n, c, h, w), or (n, h, w, c) for axis -1; a view."""

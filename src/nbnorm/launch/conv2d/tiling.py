@@ -1,232 +1,245 @@
-"""Where windows go: the geometry of a convolution, the bands and memory its kernels work with."""
+"""How a convolution is divided into blocks and partitions, and the memory that these need.
+
+All of it depends on sizes and types alone; kernels/conv2d/geometry.py says what the words mean.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbnorm.jit.simd import lane_count, register_lanes
-from nbnorm.kernels.conv2d.direct import WHOLE
+from nbnorm.kernels.conv2d.geometry import PART_CHANNELS, Geometry, Workspace
+from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.microkernel import TILE_ROWS
-from nbnorm.launch.conv2d.images import Images
+from nbnorm.launch.conv2d.convolution import Window
+from nbnorm.launch.conv2d.images import View
 from nbnorm.launch.machine import BALANCED_TILES
 from nbnorm.launch.scratch import scratch
+from nbnorm.launch.statistics import Summed, sums_about
 from nbnorm.typing import Array
 
-Sizes: TypeAlias = tuple[int, ...]
+# Bytes of an input block, and of the block of the output worked out from it: both in the L2 cache
+# beside the weights that are multiplied at once.
+BLOCK_BYTES = 256 << 10
 
-# Bytes of a band of the input, and of the output worked out from it: both in the second cache
-# beside the weights of a step.
-BAND_BYTES = 256 << 10
+# More positions than these in a block gain nothing: the weights are in the L2 cache.
+MOST_POSITIONS = 1024
 
-# More places than these in a band gain nothing: the weights of a step are in the second cache.
-MOST_PLACES = 1024
-
-# Fewer than these would read all weights anew too often, whatever the second cache holds.
-FEWEST_PLACES = 192
-
-# Shares of the bands, each with scratch of its own.
-SHARES = BALANCED_TILES
+# Fewer than these would read all weights anew too often, whatever the L2 cache holds.
+FEWEST_POSITIONS = 192
 
 
-class Geometry(NamedTuple):
-    """The sizes of one convolution; c and k count the channels of one group."""
+class BlockSize(NamedTuple):
+    """The fields of `Geometry` that say what a block is."""
 
-    n: int
-    groups: int
-    c: int
-    k: int
-    image: Sizes  # h, w
-    window: Sizes  # r, s
-    positions: Sizes  # h', w'
-    stride: Sizes
-    dilation: Sizes
-    before: Sizes  # zeros above and to the left
-
-
-def output_shape(g: Geometry, axis: int) -> Sizes:
-    """The shape of a convolution's output, whose channels are along `axis`."""
-    channels = g.groups * g.k
-    return (g.n, channels, *g.positions) if axis == 1 else (g.n, *g.positions, channels)
-
-
-class Band(NamedTuple):
-    """The piece of the input that a kernel works on at once: see kernels/conv2d/images.py."""
-
-    images: int
-    rows: int
-    height: int
-    width: int
+    block_images: int
+    block_rows: int
+    input_height: int
+    input_width: int
     top: int
     left: int
     copied: bool
 
 
-class Places(NamedTuple):
-    """Where a window goes, and where its taps are: see kernels/conv2d/images.py."""
+class Parts(NamedTuple):
+    """The fields of `Geometry` that say how many partitions there are."""
 
-    grid: tuple[int, ...]
-    tap_rows: Array
-    tap_columns: Array
+    block_parts: int
+    channel_parts: int
 
-    def band(self, x: Images, itemsize: int, k: int, widened: int = 0) -> Band:
-        """The band of this grid for an input and an output of k channels.
+    def limited(self, nbytes: int, most: int, channels: int) -> Parts:
+        """The parts where each one of the blocks has sums of its own, so large.
 
-        `widened` is how many numbers a pixel becomes where that is more than its channels.
+        No more than `most` bytes; large sums are divided by output channels instead.
         """
-        rows, columns, down, across = self.grid
-        top, left = int(self.tap_rows.min()), int(self.tap_columns.min())
-        tall, wide = int(self.tap_rows.max()) - top + 1, int(self.tap_columns.max()) - left + 1
-        width = (columns - 1) * across + wide
-
-        def height(places: int) -> int:
-            return (places - 1) * down + tall
-
-        inside = top >= 0 and left >= 0 and top + height(rows) <= x.h and left + width <= x.w
-
-        def fits(many: int, high: int) -> bool:
-            pixels = many * high * columns
-            taken = many * height(high) * width * max(x.c, widened) * itemsize
-            small = max(taken, pixels * k * itemsize) <= BAND_BYTES
-            return pixels <= (MOST_PLACES if small else FEWEST_PLACES)
-
-        high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
-        high = -(-rows // -(-rows // high))
-        many = 1
-        if high == rows:
-            many = max([i for i in range(1, x.n + 1) if fits(i, rows)], default=1)
-            many = balanced(x.n, many)
-        return Band(many, high, height(high), width, top, left, not (inside and x.last))
+        blocks = max(1, most // nbytes)
+        if blocks >= self.block_parts:
+            return self
+        return Parts(blocks, max(1, min(BALANCED_TILES // blocks, channels // PART_CHANNELS)))
 
 
-def taps_of(g: Geometry) -> tuple[Array, Array]:
-    """Row and column of each tap of the window, seen from the place of its first pixel."""
-    rows, columns = np.indices(g.window).reshape(2, -1)
-    return rows * g.dilation[0] - g.before[0], columns * g.dilation[1] - g.before[1]
+class Tiling:
+    """A pass of a window, divided. It is the same for all arrays of the same sizes.
 
-
-@functools.lru_cache(maxsize=1024)
-def lines_of(
-    grid: tuple[int, ...], n: int, c: int, pitch: int, image_step: int, images: int, rows: int
-) -> Array:
-    """Where each place of a band begins in its input: of a whole band, and of the last one.
-
-    Filled up to whole tiles of the multiply, which reads them too.
+    geometry    what kernels are told of it
+    partitions  how many there are
+    positions   of the window, in a whole block
     """
-    high, across, down, right = grid
-    lines = np.zeros((2, whole_tiles(images * rows * across)), np.int64)
-    last_images = n % images or images
-    last_rows = high % rows or rows
-    for line, (many, tall) in zip(lines, ((images, rows), (last_images, last_rows)), strict=True):
-        one, i, j = np.indices((many, tall, across))
-        begins = (one * image_step + (i * down * pitch + j * right) * c).reshape(-1)
-        line[: begins.size] = begins
-        line[begins.size :] = begins[-1]
-    return lines
 
-
-@functools.lru_cache(maxsize=1024)
-def counted(sizes: tuple[int, ...], step: int) -> Array:
-    """0, step, 2 step, ... for each of some counts, the last one repeated in whole tiles."""
-    lines = np.arange(whole_tiles(max(sizes)))
-    return np.array([np.minimum(lines, size - 1) * step for size in sizes])
-
-
-def whole_tiles(rows: int) -> int:
-    """Rows of all tiles of the multiply that so many rows take."""
-    return -(-rows // TILE_ROWS) * TILE_ROWS
-
-
-def input_places(
-    dx: Images, g: Geometry
-) -> Iterator[tuple[Array, Places, tuple[int, int, int, int]]]:
-    """The convolutions of dz that the gradient of the input is put together from.
-
-    Pixel i of dx meets tap r of place (i + before - r dilation) / stride, where that is whole: for
-    each remainder of i by the stride, other taps. Yields their numbers, the places, and where in dx
-    these lie; pixels that no tap meets are set to 0.
-    """
-    rows, columns = np.indices(g.window)
-    for vertical, horizontal in np.ndindex(*g.stride):
-        down = vertical + g.before[0] - rows * g.dilation[0]
-        across = horizontal + g.before[1] - columns * g.dilation[1]
-        met = (down % g.stride[0] == 0) & (across % g.stride[1] == 0)
-        grid = tuple(
-            -(-(size - first) // step)
-            for size, first, step in zip(g.image, (vertical, horizontal), g.stride, strict=True)
+    def __init__(
+        self,
+        x: View,
+        z: View,
+        window: Window,
+        groups: int,
+        block: BlockSize,
+        parts: Parts,
+        row_offsets: Array,
+    ) -> None:
+        self.geometry = Geometry(
+            n=x.n,
+            h=x.h,
+            w=x.w,
+            c=x.c,
+            x_last=x.last,
+            z_h=z.h,
+            z_w=z.w,
+            k=z.c,
+            z_last=z.last,
+            groups=groups,
+            rows=window.rows,
+            columns=window.columns,
+            stride_h=window.stride[0],
+            stride_w=window.stride[1],
+            z_row=window.origin[0],
+            z_row_step=window.origin[1],
+            z_column=window.origin[2],
+            z_column_step=window.origin[3],
+            tap_rows=np.array(window.tap_rows, np.int64),
+            tap_columns=np.array(window.tap_columns, np.int64),
+            row_offsets=row_offsets,
+            **block._asdict(),
+            **parts._asdict(),
         )
-        if min(grid) <= 0:
-            continue
-        if not met.any():
-            pixels = dx.array(-1)
-            pixels[:, vertical :: g.stride[0], horizontal :: g.stride[1]] = 0
-            continue
-        places = Places((*grid, 1, 1), down[met] // g.stride[0], across[met] // g.stride[1])
-        yield np.flatnonzero(met), places, (vertical, g.stride[0], horizontal, g.stride[1])
+        self.partitions = parts.block_parts * parts.channel_parts
+        self.positions = block.block_images * block.block_rows * window.columns
+        self.in_place = z.last and window.origin == (0, 1, 0, 1)
+
+    def scratch(self, name: str, room: int, dtype: Any) -> Array:
+        """Scratch of so many numbers for each partition."""
+        return scratch.take(name, (self.partitions, room), dtype)
+
+    def workspace(self, dtype: Any, transposed: int = 1) -> Workspace:
+        """Scratch for what every kernel does: reading input blocks.
+
+        `transposed` is how much room is needed for other pixels that are transposed.
+        """
+        g = self.geometry
+        pixels = g.block_images * g.input_height * g.input_width
+        if not g.x_last:
+            transposed = max(transposed, g.block_images * g.input_height * g.w * g.c)
+        return Workspace(
+            input_blocks=self.scratch("input blocks", pixels * g.c if g.copied else 1, dtype),
+            transposed=self.scratch("transposed", transposed, dtype),
+        )
+
+    def with_sums(self, epilogue: Epilogue, dtype: Any) -> tuple[Epilogue, Summed]:
+        """The epilogue with scratch for the sums of each part of the blocks."""
+        summed = sums_about(self._counts, self.geometry.k, dtype)
+        return epilogue._replace(sums=summed.sums, pivots=summed.pivots), summed
+
+    @functools.cached_property
+    def _counts(self) -> Array:
+        """Values of a channel in each part of the blocks."""
+        g = self.geometry
+        down = -(-g.rows // g.block_rows)
+        blocks = -(-g.n // g.block_images) * down
+        block_rows = g.block_rows * g.z_row_step  # of the output
+        counts = np.zeros(g.block_parts, np.int64)
+        for part in range(g.block_parts):
+            for block in range(
+                blocks * part // g.block_parts, blocks * (part + 1) // g.block_parts
+            ):
+                images = min(g.block_images, g.n - block // down * g.block_images)
+                rows = min(block_rows, g.z_h - block % down * block_rows)
+                counts[part] += images * rows * g.z_w
+        return counts
 
 
-def balanced(n: int, most: int) -> int:
-    """Images of a band, so that there are 8, 4 or 2 times as many bands, or as few as can be."""
-    for bands in (BALANCED_TILES, BALANCED_TILES // 2, 2):
-        if -(-n // most) <= bands <= n:
-            return -(-n // bands)
+# --- blocks ---------------------------------------------------------------------------------
+
+
+def block_of(x: View, k: int, window: Window, itemsize: int, widened: int = 0) -> BlockSize:
+    """The blocks for an input, and an output of k channels.
+
+    `widened` is how many numbers an input pixel becomes where that is more than its channels.
+    """
+    top, left = min(window.tap_rows), min(window.tap_columns)
+    tall, wide = max(window.tap_rows) - top + 1, max(window.tap_columns) - left + 1
+    width = (window.columns - 1) * window.stride[1] + wide
+
+    def height(rows: int) -> int:
+        return (rows - 1) * window.stride[0] + tall
+
+    def fits(images: int, rows: int) -> bool:
+        positions = images * rows * window.columns
+        taken = images * height(rows) * width * max(x.c, widened) * itemsize
+        is_small = max(taken, positions * k * itemsize) <= BLOCK_BYTES
+        return positions <= (MOST_POSITIONS if is_small else FEWEST_POSITIONS)
+
+    images, rows = largest_block(x.n, window.rows, fits)
+    inside = (
+        top >= 0 and left >= 0 and top + height(window.rows) <= x.h and left + width <= x.w
+    )  # fmt: skip
+    return BlockSize(images, rows, height(rows), width, top, left, not (inside and x.last))
+
+
+def largest_block(n: int, rows: int, fits: Callable[[int, int], bool]) -> tuple[int, int]:
+    """The images and rows of the largest block that fits, so that blocks are of like sizes."""
+    high = max([i for i in range(1, rows + 1) if fits(1, i)], default=1)
+    high = -(-rows // -(-rows // high))
+    if high < rows:
+        return 1, high
+    return _balanced(n, max([i for i in range(1, n + 1) if fits(i, rows)], default=1)), high
+
+
+def _balanced(n: int, most: int) -> int:
+    """Images of a block, so that there are 8, 4 or 2 blocks, or as few as can be."""
+    for blocks in (BALANCED_TILES, BALANCED_TILES // 2, 2):
+        if -(-n // most) <= blocks <= n:
+            return -(-n // blocks)
     return most
 
 
-def slots_of(places: Places, band: Band, n: int, columns: int) -> tuple[int, int]:
-    """Shares of the bands, and of the output channels where the bands are few."""
-    bands = -(-n // band.images) * -(-places.grid[0] // band.rows)
-    by_band = min(bands, SHARES)
-    if bands < BALANCED_TILES:
-        return by_band, max(1, min(-(-BALANCED_TILES // bands), columns // WHOLE))
-    return by_band, 1
+# --- partitions -----------------------------------------------------------------------------
 
 
-def slots_of_sums(
-    shares: tuple[int, int], nbytes: int, limit: int, columns: int
-) -> tuple[int, int]:
-    """The shares where each one of the bands has `nbytes` of sums: no more than fit the limit.
-
-    Large sums are shared out by output channels instead.
-    """
-    most = max(1, limit // nbytes)
-    if most >= shares[0]:
-        return shares
-    return most, max(1, min(BALANCED_TILES // most, columns // WHOLE))
+def parts_of(n: int, rows: int, block: BlockSize, channels: int) -> Parts:
+    """Parts of the blocks, and of a group's output channels where the blocks are few."""
+    blocks = -(-n // block.block_images) * -(-rows // block.block_rows)
+    if blocks >= BALANCED_TILES:
+        return Parts(BALANCED_TILES, 1)
+    return Parts(blocks, max(1, min(-(-BALANCED_TILES // blocks), channels // PART_CHANNELS)))
 
 
-def buffers(
-    x: Images, band: Band, slots: int, places: int, columns: int, dtype: Any
-) -> tuple[Array, Array, Array]:
-    """Scratch for bands, for turning their channels, and for products."""
-    pixels = band.images * band.height * band.width
-    return (
-        scratch.take("bands", (slots, pixels * x.c if band.copied else 1), dtype),
-        scratch.take(
-            "turned", (slots, 1 if x.last else band.images * band.height * x.w * x.c), dtype
-        ),
-        scratch.take("products", (slots, places * columns), dtype),
+# --- what the multiply needs ----------------------------------------------------------------
+
+
+def position_offsets(x: View, window: Window, block: BlockSize) -> Array:
+    """Where each position of a block begins in its input block, and in that of the last block."""
+    width, height = (block.input_width, block.input_height) if block.copied else (x.w, x.h)
+
+    def offsets(images: int, rows: int) -> Array:
+        image, i, j = np.indices((images, rows, window.columns)).reshape(3, -1)
+        row = image * height + i * window.stride[0]
+        return (row * width + j * window.stride[1]) * x.c
+
+    return in_whole_tiles(
+        offsets(block.block_images, block.block_rows),
+        offsets(*last_block(x.n, window.rows, block)),
     )
 
 
-def turned_taps(tiles: int, window: int, dtype: Any) -> Array:
-    """Scratch for the taps of a channel, for the columns of a panel."""
+def last_block(n: int, rows: int, block: BlockSize) -> tuple[int, int]:
+    """Images and rows of the last block.
+
+    Blocks of several images have all rows, so that one block at most is smaller than the others.
+    """
+    return n % block.block_images or block.block_images, rows % block.block_rows or block.block_rows
+
+
+def in_whole_tiles(*tables: Array) -> Array:
+    """Tables of offsets in whole tiles of the multiply, which reads them to their end."""
+    longest = -(-max(len(table) for table in tables) // TILE_ROWS) * TILE_ROWS
+    return np.array([np.pad(table, (0, longest - len(table)), "edge") for table in tables])
+
+
+def window_scratch(panels: int, taps: int, dtype: Any) -> Array:
+    """Scratch for the windows of a panel's output channels, in whole registers."""
     lanes = register_lanes(dtype.itemsize)
-    rows = -(-window // lanes) * lanes
-    return scratch.take("turned taps", (tiles, rows * lane_count(dtype.itemsize)), dtype)
-
-
-def counts_of(places: Places, band: Band, z: Images, shares: int, rows: int = 1) -> Array:
-    """Values of a channel in each share of the bands, whose places are `rows` rows of z each."""
-    down = -(-places.grid[0] // band.rows)
-    bands = -(-z.n // band.images) * down
-    counts = np.zeros(shares, np.int64)
-    for share in range(shares):
-        for block in range(bands * share // shares, bands * (share + 1) // shares):
-            images = min(band.images, z.n - block // down * band.images)
-            high = min(band.rows * rows, z.h - block % down * band.rows * rows)
-            counts[share] += images * high * z.w
-    return counts
+    rows = -(-taps // lanes) * lanes
+    return scratch.take("windows", (panels, rows * lane_count(dtype.itemsize)), dtype)
