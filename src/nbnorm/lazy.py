@@ -11,24 +11,18 @@ while it is being imported would wait for ever.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from _thread import RLock  # threading's own, without the 2 ms of importing threading
+
+from nbnorm.forks import hold_while_forking
 
 TYPE_CHECKING = False  # as type checkers take it, without the 4 ms of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-# A fork waits for it: a child would wait for ever for a module that another thread, which it has
-# no more, was importing.
-importing = RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=importing.acquire,
-        after_in_parent=importing.release,
-        after_in_child=importing.release,
-    )
+# A child would wait for ever for a module that another thread, which it has no more, was importing.
+importing = hold_while_forking(RLock())
 
 
 def lazy_names(

@@ -16,7 +16,7 @@ import nbnorm
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(nbnorm.__file__).parent
 
-SECONDS = 120  # a process that takes longer hangs
+SECONDS = 120  # a process that takes longer hangs: see `Watchdog`
 
 
 def environment(*paths: Path, **variables: Any) -> dict[str, str]:
@@ -37,6 +37,47 @@ def environment(*paths: Path, **variables: Any) -> dict[str, str]:
     }
 
 
+class Watchdog:
+    """Tells a process that hangs from one that is slow, or stopped, or gets no processor.
+
+    A process hangs that has taken so many seconds of processor time with its children (and by the
+    clock, for several may work at once), or that sleeps so long with all of them. The clock is
+    this process's own: where everything is stopped, it stops too. Where no /proc tells, it alone
+    counts.
+    """
+
+    STEP = 0.25  # seconds between two looks
+
+    def __init__(self, session: int, seconds: float) -> None:
+        self._session = session
+        self._seconds = seconds
+        self._clock = self._asleep = self._processor = 0.0
+
+    def hangs(self) -> bool:
+        """Whether it does, asked for at each step."""
+        self._clock += self.STEP
+        if not os.path.isdir("/proc/self"):
+            return self._clock >= self._seconds
+        states, processor = self._look()
+        moved = processor != self._processor or states != {"S"}
+        self._processor = processor
+        self._asleep = 0.0 if moved else self._asleep + self.STEP
+        return self._asleep >= self._seconds or min(self._clock, processor) >= self._seconds
+
+    def _look(self) -> tuple[set[str], float]:
+        """The states of all processes of the session, and the processor time that they have had."""
+        states, ticks = set(), 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:  # it has just ended
+                continue
+            if int(fields[3]) == self._session:
+                states.add(fields[0])
+                ticks += sum(map(int, fields[11:15]))  # its own, and that of children that ended
+        return states, ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Process:
     """A Python process that runs `arguments`, started at once."""
 
@@ -51,18 +92,29 @@ class Process:
             start_new_session=True,
         )
 
+    def end(self, seconds: float = SECONDS) -> tuple[int, str, str]:
+        """Its exit code, and what it printed to stdout and stderr; a TimeoutError if it hangs."""
+        watchdog = Watchdog(self._process.pid, seconds)
+        while True:
+            try:
+                out, err = self._process.communicate(timeout=watchdog.STEP)
+                return self._process.returncode, out, err
+            except subprocess.TimeoutExpired:
+                if watchdog.hangs():
+                    break
+        if hasattr(os, "killpg"):
+            os.killpg(self._process.pid, signal.SIGKILL)  # its children too
+        else:
+            self._process.kill()
+        out, err = self._process.communicate()
+        raise TimeoutError(f"hangs after {seconds} s\n{out}\n{err}")
+
     def output(self, seconds: float = SECONDS) -> tuple[str, str]:
-        """What it printed to stdout and stderr; an AssertionError if it fails or hangs."""
+        """What it printed to stdout and stderr; an AssertionError if it fails, or hangs."""
         try:
-            out, err = self._process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)  # its children too
-            else:
-                self._process.kill()
-            out, err = self._process.communicate()
-            raise AssertionError(f"hangs after {seconds} s\n{out}\n{err}") from None
-        code = self._process.returncode
+            code, out, err = self.end(seconds)
+        except TimeoutError as hang:
+            raise AssertionError(str(hang)) from None
         assert code == 0, f"ends with {code}\n{out}\n{err}"
         return out, err
 
@@ -77,8 +129,8 @@ class Process:
         self._process.stdout.readline()
         time.sleep(after)
         self._process.send_signal(signal.SIGINT)
-        _, err = self._process.communicate(timeout=SECONDS)
-        assert self._process.returncode == -signal.SIGINT, err
+        code, _, err = self.end()
+        assert code == -signal.SIGINT, err
         return err
 
     def records(self, seconds: float = SECONDS) -> list[dict[str, Any]]:

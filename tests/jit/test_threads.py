@@ -298,7 +298,7 @@ def test_threads_that_ask_together_start_the_layer_once(monkeypatch):
 
     slow_numba = SimpleNamespace(threading_layer=no_layer_yet, get_num_threads=fail)
     monkeypatch.setattr(threads, "numba", slow_numba)
-    monkeypatch.setattr(threads, "_process", threads._Process())
+    monkeypatch.setattr(threads, "_layer", threads._Layer())
     with ThreadPoolExecutor(8) as pool, pytest.warns(RuntimeWarning, match="broken") as caught:
         layers = list(pool.map(lambda _: threads.threading_layer(), range(8)))
     assert layers == [None] * 8

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.jit.threads import hold_while_forking
+from nbnorm.forks import hold_while_forking
 from nbnorm.typing import Array
 
 ALIGNMENT = 64
