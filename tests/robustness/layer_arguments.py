@@ -20,6 +20,7 @@ from tests.robustness.options import (
     EPS,
     FLAG,
     MOMENTUM,
+    NO_FLAGS,
     NO_INTS,
     SEED,
     Option,
@@ -239,8 +240,12 @@ SUMMED_AXES = Option(
     "summed axes of a layer", "int, tuple of ints, or None for all but the first", 1, "",
     (*NO_INTS[1:-2], [1], (1.0,), (True,), (None,), ()), (), (None, np.int64(1), -1, (1,), (0, 1)),
 )  # fmt: skip
+AFFINE = Option(
+    "affine", 'True, False, "gamma" or "beta"', True, "True, False or one of", NO_FLAGS[:3],
+    ("", "yes", "Gamma", "weight"), (np.True_, False, "gamma", "beta", np.str_("beta")),
+)  # fmt: skip
 NORMALIZING = {
-    "eps": EPS, "momentum": MOMENTUM, "affine": FLAG, "track_running_stats": FLAG,
+    "eps": EPS, "momentum": MOMENTUM, "affine": AFFINE, "track_running_stats": FLAG,
     "running_var": choice("unbiased", "biased"), "ddof": DDOF, "activation": ACTIVATION,
 }  # fmt: skip
 SLIDING = {name: kind for name, kind in SLIDE.items() if name != "algorithm"}

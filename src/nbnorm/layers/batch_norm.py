@@ -9,7 +9,7 @@ from nbnorm import checks
 from nbnorm.functional.arguments import Activation, size
 from nbnorm.functional.batch_norm import batch_norm_backward, batch_norm_forward
 from nbnorm.functional.contexts import BatchNormContext
-from nbnorm.layers.normalizing import Normalizing
+from nbnorm.layers.normalizing import Affine, Normalizing
 from nbnorm.typing import Array
 
 
@@ -43,8 +43,8 @@ class BatchNorm(Normalizing[BatchNormContext]):
     momentum : float or None
         The weight of the new batch, from 0 to 1 (PyTorch's convention; 1 minus Keras's). With
         None all batches weigh the same: the running statistics are their cumulative mean.
-    affine : bool
-        Whether to learn gamma and beta.
+    affine : bool, "gamma" or "beta"
+        Whether to learn gamma and beta; or the one that is named, the other being 1 or 0.
     track_running_stats : bool
         If False, the statistics of the batch normalize in inference too.
     running_var : "unbiased" or "biased"
@@ -93,7 +93,7 @@ class BatchNorm(Normalizing[BatchNormContext]):
         axis: int | tuple[int, ...] = 1,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        affine: bool = True,
+        affine: Affine = True,
         track_running_stats: bool = True,
         running_var: str = "unbiased",
         ddof: int = 0,

@@ -19,7 +19,7 @@ from nbnorm.layers.base import Layer
 from nbnorm.layers.conv2d import Conv2d, Conv2dOptions
 from nbnorm.layers.folding import fold_into
 from nbnorm.layers.initialization import Seed, conv2d_parameters
-from nbnorm.layers.normalizing import Normalizing
+from nbnorm.layers.normalizing import Affine, Normalizing
 from nbnorm.layers.sequential import Sequential
 from nbnorm.typing import Array
 
@@ -99,7 +99,7 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         bias: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        affine: bool = True,
+        affine: Affine = True,
         track_running_stats: bool = True,
         running_var: str = "unbiased",
         ddof: int = 0,

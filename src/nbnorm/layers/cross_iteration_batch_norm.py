@@ -16,6 +16,7 @@ from nbnorm.functional.cross_iteration_batch_norm import (
     cross_iteration_batch_norm_forward,
 )
 from nbnorm.layers.batch_norm import BatchNorm
+from nbnorm.layers.normalizing import Affine
 from nbnorm.typing import Array
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class CrossIterationBatchNorm(BatchNorm):
         axis: int | tuple[int, ...] = 1,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        affine: bool = True,
+        affine: Affine = True,
         track_running_stats: bool = True,
         running_var: str = "unbiased",
         ddof: int = 0,

@@ -18,7 +18,7 @@ from nbnorm.layers.base import Layer
 from nbnorm.layers.dense import Dense
 from nbnorm.layers.folding import fold_into
 from nbnorm.layers.initialization import Seed, dense_parameters
-from nbnorm.layers.normalizing import Normalizing
+from nbnorm.layers.normalizing import Affine, Normalizing
 from nbnorm.layers.sequential import Sequential
 from nbnorm.typing import Array
 
@@ -88,7 +88,7 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
         bias: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        affine: bool = True,
+        affine: Affine = True,
         track_running_stats: bool = True,
         running_var: str = "unbiased",
         ddof: int = 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,6 +32,11 @@ class Statistics(Protocol):
 
 Context = TypeVar("Context", bound=Statistics)
 
+# Whether gamma and beta are learned: both, neither, or the one that is named.
+Affine: TypeAlias = bool | str
+
+_LEARNED = ("gamma", "beta")
+
 
 class Normalizing(Layer[Context]):
     """A layer with batch norm; a subclass calls `_start_normalizing` in its ``__init__``."""
@@ -44,7 +49,7 @@ class Normalizing(Layer[Context]):
         *,
         eps: float,
         momentum: float | None,
-        affine: bool,
+        affine: Affine,
         track_running_stats: bool,
         running_var: str,
         ddof: int,
@@ -58,7 +63,7 @@ class Normalizing(Layer[Context]):
             if checks.number(name, "momentum", momentum, expected) > 1:
                 raise checks.wrong_value(name, "momentum", momentum, expected)
         checks.choice(name, "running_var", running_var, ("unbiased", "biased"))
-        affine = checks.flag(name, "affine", affine)
+        scales, shifts = _learned(name, affine)
         tracked = checks.flag(name, "track_running_stats", track_running_stats)
         self.eps = checks.number(name, "eps", eps)
         self.momentum = momentum
@@ -67,11 +72,19 @@ class Normalizing(Layer[Context]):
         resolve_activation(name, activation)
         self.activation = activation
         dtype = float_type(name, dtype)
-        self.gamma = np.ones(shape, dtype) if affine else None
-        self.beta = np.zeros(shape, dtype) if affine else None
+        self.gamma = np.ones(shape, dtype) if scales else None
+        self.beta = np.zeros(shape, dtype) if shifts else None
         self.running_mean = np.zeros(shape) if tracked else None
         self.running_var = np.ones(shape) if tracked else None
         self.num_batches_tracked = np.zeros((), np.int64) if tracked else None
+
+    @property
+    def affine(self) -> Affine:
+        """What is learned: True is gamma and beta, False neither, else the name of the one."""
+        scales, shifts = self.gamma is not None, self.beta is not None
+        if scales == shifts:
+            return scales
+        return "gamma" if scales else "beta"
 
     def _given_statistics(self) -> tuple[Array, Array] | None:
         """Return what takes the place of the batch's statistics, None where nothing does.
@@ -111,3 +124,15 @@ class Normalizing(Layer[Context]):
         self._accumulate(gradients)
         dx = cast(Array, gradients.dx)
         return dx if gradients.dresidual is None else (dx, gradients.dresidual)
+
+
+def _learned(function: str, affine: Any) -> tuple[bool, bool]:
+    """Whether gamma is learned, and whether beta."""
+    expected = f"True, False or one of {_LEARNED}"
+    if isinstance(affine, (bool, np.bool_)):
+        return bool(affine), bool(affine)
+    if not isinstance(affine, str):
+        raise checks.wrong_type(function, "affine", affine, expected)
+    if affine not in _LEARNED:
+        raise checks.wrong_value(function, "affine", affine, expected)
+    return affine == "gamma", affine == "beta"
