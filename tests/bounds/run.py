@@ -53,25 +53,22 @@ CASES_BETWEEN_CLEARINGS = 100  # of scratch: the system allows some ten thousand
 
 
 class Runs:
-    """In the place of `jit.threads.run`: the workers or the drivers, whatever an array's size."""
+    """In the place of `jit.threads.run`: on one thread or several, whatever an array's size."""
 
     def __init__(self, sabotage: str | None) -> None:
         self.parallel = False
         self.reached: set[str] = set()
         self._sabotage = sabotage
 
-    def __call__(
-        self, worker: Any, driver: Any, tiles: int, _parallel: bool, *arguments: Any
-    ) -> None:
-        function = driver if self.parallel and tiles > 1 else worker
-        body = getattr(function, "py_func", function)
-        self.reached.add(f"{body.__module__.rpartition('.')[2]}.{body.__name__}")
+    def __call__(self, worker: Any, tiles: int, _parallel: bool, *arguments: Any) -> None:
+        dealt_out = self.parallel and tiles > 1
+        body = getattr(worker, "py_func", worker)
+        name = f"{body.__module__.rpartition('.')[2]}.{body.__name__}"
+        self.reached.add(f"{name}_parallel" if dealt_out else name)
         if self._sabotage:
-            worker = broken.instead_of(worker, self._sabotage)
-        elif function is driver and threads.runs_parallel():
-            driver(tiles, *arguments)
-            return
-        worker(0, tiles, *arguments)
+            broken.instead_of(worker, self._sabotage)(0, tiles, *arguments)
+        else:
+            threads.run(worker, tiles, dealt_out, *arguments)
 
 
 def _install(runs: Runs) -> None:

@@ -33,8 +33,8 @@ def _name(kernel: Any) -> str:
 _PARALLEL = [name for name in nbnorm.kernels.__all__ if name.endswith("_parallel")]
 KERNELS = {
     _name(getattr(nbnorm.kernels, name))
-    for driver in _PARALLEL
-    for name in (driver, driver.removesuffix("_parallel"))
+    for parallel in _PARALLEL
+    for name in (parallel, parallel.removesuffix("_parallel"))
 } - {"gemm.add_products_parallel"}
 
 

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 import numba
 
 from nbnorm.jit import threads
+from nbnorm.jit.parallel import parallel
 from tests.jit import calls
 from tests.jit.calls import Work, together
 
@@ -247,24 +248,30 @@ def with_joblib() -> None:
 
 
 @functools.cache
-def _own_loop(driver: Any) -> Any:
-    """A driver's loop as a user would write it: compiled by himself, with Numba's own options."""
-    return numba.njit(parallel=True, nogil=True)(driver.py_func)
+def _own_code(worker: Any) -> Any:
+    """All tiles of a kernel in compiled code of the user's own, with Numba's own options."""
+    run_all = parallel(worker)
+
+    @numba.njit(nogil=True)
+    def call(tiles: Any, *arguments: Any) -> None:
+        run_all(tiles, *arguments)
+
+    return call
 
 
-def own_prange() -> None:
-    """The kernels that a public function runs, from a parallel loop of the user's own."""
+def own_code() -> None:
+    """The kernels that a public function runs, from compiled code of the user's own."""
     report("main")
     kernels = set()
 
-    def run(worker: Any, driver: Any, tiles: int, _: bool, *arguments: Any) -> None:
+    def run(worker: Any, tiles: int, _: bool, *arguments: Any) -> None:
         kernels.add(worker)
-        _own_loop(driver)(tiles, *arguments)
+        _own_code(worker)(tiles, *arguments)
 
     for module in list(sys.modules.values()):
         if getattr(module, "run", None) is threads.run and module is not threads:
             module.run = run
-    report("own loops", work(SECONDS))
+    report("own code", work(SECONDS))
     assert kernels
 
 

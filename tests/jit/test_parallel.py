@@ -41,7 +41,7 @@ each_count = pytest.mark.parametrize("tiles", [0, 1, 2, 7, 1000])
 @each_count
 def test_every_tile_is_done_once(tiles):
     done = np.zeros(tiles)
-    threads.run(count, count, tiles, True, done, Pair(1.0, 2.0), None, 2.0)
+    threads.run(count, tiles, True, done, Pair(1.0, 2.0), None, 2.0)
     assert (done == 42.0).all()
 
 

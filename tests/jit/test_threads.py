@@ -217,8 +217,8 @@ def test_executors(name, digest):
     assert_same_bits(scenario(name, FAMILIES), digest(FAMILIES))
 
 
-def test_kernels_in_a_parallel_loop_of_the_user(layer, digest):
-    records = scenario("own_prange", NUMBA_THREADING_LAYER=layer)
+def test_kernels_in_compiled_code_of_the_user(layer, digest):
+    records = scenario("own_code", NUMBA_THREADING_LAYER=layer)
     assert_same_bits(records, digest(BATCH_NORM))
 
 

@@ -27,7 +27,7 @@ pytestmark = [
 
 EVERY = tuple(CALLS)
 
-# What own_prange compiles for each process anew.
+# What own_code compiles for each process anew.
 FEW = ("batch norm", "dense", "depthwise conv2d")
 
 # Scenarios, and how many seconds a piece of their work lasts at least.
@@ -35,7 +35,7 @@ SCENARIOS = {
     "several_threads": 10.0,
     "executors": 3.0,
     "with_joblib": 3.0,
-    "own_prange": 5.0,
+    "own_code": 5.0,
     "pools": 3.0,
     "fork_after_use": 0.0,
     "fork_before_use": 0.0,
@@ -56,7 +56,7 @@ def check(records: list[dict[str, Any]], expected: str, tally: Callable[..., Non
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name, layer, digest, tally):  # noqa: F811
-    names = FEW if name == "own_prange" else EVERY
+    names = FEW if name == "own_code" else EVERY
     expected = digest(names)
     records = scenario(name, names, seconds=SCENARIOS[name], NUMBA_THREADING_LAYER=layer)
     check(records, expected, tally)

@@ -1,7 +1,7 @@
 """The one decorator of each kind of compiled function. No other module names a Numba option.
 
-`worker`     the serial body of a kernel over a range of tiles; cached on disk.
-`driver`     a few lines that run a worker over all tiles with `prange`; cached on disk.
+`worker`     a kernel: the serial body over a range of tiles; cached on disk.
+`driver`     the loop that deals the tiles of all kernels out to threads (tiles.py); cached on disk.
 `inlined`    a piece of a worker, put in place where it is called.
 `by_type`    such a piece, chosen by the types of its arguments.
 
@@ -59,7 +59,7 @@ def worker(function: Function) -> Function:
 
 
 def driver(function: Function) -> Function:
-    """A kernel's parallel form: `prange` over its tiles, each handed to the worker."""
+    """A loop with `prange`: that of tiles.py."""
     return _compiled_and_cached(function, {**_COMMON, "parallel": True})
 
 

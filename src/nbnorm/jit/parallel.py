@@ -23,7 +23,7 @@ def parallel(worker: Callable[..., None]) -> Callable[..., None]:
 
     def run_all(tiles: int, *arguments: Any, **named: Any) -> None:
         arguments += tuple(named[name] for name in names[len(arguments) :])
-        run(worker, worker, tiles, True, *arguments)
+        run(worker, tiles, True, *arguments)
 
     @overload(run_all)
     def compiled(tiles: Any, *arguments: Any) -> Callable[..., None]:

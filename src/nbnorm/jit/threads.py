@@ -121,14 +121,8 @@ def _alone() -> bool:
     return threading.current_thread() is threading.main_thread() and len(sys._current_frames()) == 1
 
 
-def run(
-    worker: Callable[..., None],
-    driver: Callable[..., None],
-    tiles: int,
-    parallel: bool,
-    *arguments: Any,
-) -> None:
-    """Runs a kernel over all its tiles, by its driver or by its worker alone."""
+def run(worker: Callable[..., None], tiles: int, parallel: bool, *arguments: Any) -> None:
+    """Runs a kernel over all its tiles: dealt out to threads, or all on this one."""
     if parallel and tiles > 1 and runs_parallel():
         deal = address_of_deal()
         with forks.region():

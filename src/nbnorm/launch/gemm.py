@@ -158,7 +158,7 @@ def multiply(
     products = scratch.take("slices", (slices * c.size,), c.dtype)
     _multiply_blocks(products, a, b, plan)
     run(
-        kernels.add_products, kernels.add_products_parallel, -(-c.size // ADDED_VALUES),
+        kernels.add_products, -(-c.size // ADDED_VALUES),
         plan.parallel, c, products, ADDED_VALUES,
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def _multiply_few(c: Array, a: Matrix, b: Matrix, epilogue: Epilogue, activation
     lanes = lane_count(c.itemsize)
     width = -(-b.columns // (BALANCED_TILES * lanes)) * lanes
     run(
-        kernels.multiply_few, kernels.multiply_few_parallel, -(-b.columns // width),
+        kernels.multiply_few, -(-b.columns // width),
         a.rows * b.columns * a.columns >= PARALLEL_FROM_UNPACKED_MACS, c, tuple(a), tuple(b),
         tuple(epilogue), activation, width,
     )  # fmt: skip
@@ -191,7 +191,7 @@ def _multiply_blocks(
         scratch.take("offsets", (partitions, 1 + PACKED_ROWS), np.int64),
     )
     run(
-        kernels.multiply, kernels.multiply_parallel, partitions, parallel, c, tuple(a), tuple(b),
+        kernels.multiply, partitions, parallel, c, tuple(a), tuple(b),
         tuple(work), tuple(epilogue), dy, activation, tuple(blocks),
     )  # fmt: skip
 

@@ -99,7 +99,7 @@ def divide(
     def run_passes(summing: bool, writing: bool) -> None:
         passes = Passes(summing, writing, streaming)
         run(
-            dividing.divide_by_norms, dividing.divide_by_norms_parallel, plan.tiles, plan.parallel,
+            dividing.divide_by_norms, plan.tiles, plan.parallel,
             out, norms, dy, x, kind, eps, tuple(work), tuple(passes), tuple(plan.tiling), shape,
         )  # fmt: skip
 
@@ -124,7 +124,7 @@ def penalize(gradient: Array | None, dy: Array | None, x: Array, weight: float, 
     tiles = -(-x.size // TILE_VALUES)
     sums = scratch.take("sums", (tiles,), np.float64)
     run(
-        penalties.penalize, penalties.penalize_parallel, tiles, x.size >= PARALLEL_FROM_VALUES,
+        penalties.penalize, tiles, x.size >= PARALLEL_FROM_VALUES,
         sums, gradient, dy, x, weight, kind, TILE_VALUES,
     )  # fmt: skip
     total = float(sums.sum())

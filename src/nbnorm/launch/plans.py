@@ -95,13 +95,13 @@ class Fused(NamedTuple):
         activation: Any,
     ) -> None:
         """Y and the statistics (3, c) of the batch."""
-        worker, driver = fused.forward_planes, fused.forward_planes_parallel
+        worker = fused.forward_planes
         stream = self.streamed
         if self.columns:
-            worker, driver = fused.forward_columns, fused.forward_columns_parallel
+            worker = fused.forward_columns
             stream = stream and _on_lines(y, self.shape[1])
         run(
-            worker, driver, self.tiles, self.parallel, y, statistics,
+            worker, self.tiles, self.parallel, y, statistics,
             scratch.take("sums", (2, self.ld), np.float64),
             scratch.take("constants", (3, self.ld), x.dtype), x, residual, parameters, eps, ddof,
             activation, stream, self.width, self.shape,
@@ -122,13 +122,13 @@ class Fused(NamedTuple):
         frozen: bool,
     ) -> None:
         """Dx and dresidual, unless they are None, and dgamma and dbeta (2, c)."""
-        worker, driver = fused.backward_planes, fused.backward_planes_parallel
+        worker = fused.backward_planes
         stream = self.streamed and dx is not None
         if self.columns:
-            worker, driver = fused.backward_columns, fused.backward_columns_parallel
+            worker = fused.backward_columns
             stream = stream and _on_lines(dx, self.shape[1])
         run(
-            worker, driver, self.tiles, self.parallel, dx, dresidual, dgamma_dbeta,
+            worker, self.tiles, self.parallel, dx, dresidual, dgamma_dbeta,
             scratch.take("sums", (2, self.ld), np.float64),
             scratch.take("constants", (7, self.ld), x.dtype), dy, x, residual, statistics,
             parameters, ddof, activation, frozen, stream, self.width, self.shape,
@@ -172,7 +172,7 @@ class Planes(NamedTuple):
         c = self.shape[1]
         slices = scratch.take("sums", (self.slices, 2, c), np.float64)
         run(
-            sums.sum_planes, sums.sum_planes_parallel, self.slices * c, self.parallel, slices, dy,
+            sums.sum_planes, self.slices * c, self.parallel, slices, dy,
             x, residual, constants, activation, self.shape,
         )  # fmt: skip
         return slices
@@ -182,7 +182,7 @@ class Planes(NamedTuple):
     ) -> None:
         """Y, given the constants."""
         run(
-            normalize.normalize_planes, normalize.normalize_planes_parallel, self.tiles,
+            normalize.normalize_planes, self.tiles,
             self.parallel, y, x, residual, constants, activation, self.streamed, self.size,
             self.shape,
         )  # fmt: skip
@@ -201,7 +201,7 @@ class Planes(NamedTuple):
         """Dx and dresidual, unless they are None, given the constants."""
         stream = self.streamed and dx is not None
         run(
-            gradients.apply_planes, gradients.apply_planes_parallel, self.tiles, self.parallel, dx,
+            gradients.apply_planes, self.tiles, self.parallel, dx,
             dresidual, dy, x, residual, constants, activation, frozen, stream, self.size,
             self.shape,
         )  # fmt: skip
@@ -247,7 +247,7 @@ class Columns(NamedTuple):
         """The two sums of each column in each slice: (slices, 2, ld) float64."""
         slices = scratch.take("sums", (self.tiles, 2, constants.shape[1]), np.float64)
         run(
-            sums.sum_columns, sums.sum_columns_parallel, self.tiles, self.parallel, slices, dy, x,
+            sums.sum_columns, self.tiles, self.parallel, slices, dy, x,
             residual, constants, activation, self.height, self.row_length,
         )  # fmt: skip
         return slices
@@ -256,7 +256,7 @@ class Columns(NamedTuple):
         """The sum of each column in each slice: (slices, row_length) float64."""
         slices = scratch.take("sums", (self.tiles, self.row_length), np.float64)
         run(
-            sums.add_columns, sums.add_columns_parallel, self.tiles, self.parallel, slices, x,
+            sums.add_columns, self.tiles, self.parallel, slices, x,
             self.height, self.row_length,
         )  # fmt: skip
         return slices
@@ -267,7 +267,7 @@ class Columns(NamedTuple):
         """Y, given the constants."""
         stream = self.streamed and _on_lines(y, self.row_length)
         run(
-            normalize.normalize_columns, normalize.normalize_columns_parallel, self.tiles,
+            normalize.normalize_columns, self.tiles,
             self.parallel, y, x, residual, constants, activation, stream, self.height,
             self.row_length,
         )  # fmt: skip
@@ -286,7 +286,7 @@ class Columns(NamedTuple):
         """Dx and dresidual, unless they are None, given the constants."""
         stream = self.streamed and _on_lines(dx, self.row_length)
         run(
-            gradients.apply_columns, gradients.apply_columns_parallel, self.tiles, self.parallel,
+            gradients.apply_columns, self.tiles, self.parallel,
             dx, dresidual, dy, x, residual, constants, activation, frozen, stream, self.height,
             self.row_length,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from nbnorm.jit import target
 from nbnorm.jit.threads import run
-from nbnorm.kernels.conv2d.images import turn_images, turn_images_parallel
+from nbnorm.kernels.conv2d.images import turn_images
 from nbnorm.kernels.conv2d.winograd_transforms import TILE
 from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.launch.conv2d import direct, grouped, winograd
@@ -119,7 +119,7 @@ def input_gradient(dx: Images, dz: Images, weight: Array, conv: Convolution) -> 
     by_pixel = new_images(shape, -1, True, dx.flat.dtype)
     module.input_gradient(by_pixel, dz, weight, conv)
     parallel = dx.flat.size >= PARALLEL_FROM_VALUES
-    run(turn_images, turn_images_parallel, dx.n, parallel, dx.flat, by_pixel.flat, shape[1:])
+    run(turn_images, dx.n, parallel, dx.flat, by_pixel.flat, shape[1:])
 
 
 def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) -> None:

@@ -100,7 +100,7 @@ def _convolve(
     packed = scratch.take("packed", (conv.groups, room), dtype)
     order = WeightOrder(np.array(window.taps), *weights[1:], conv.taps)
     run(
-        kernels.pack_weights, kernels.pack_weights_parallel, panels, parallel, packed,
+        kernels.pack_weights, panels, parallel, packed,
         window_scratch(panels, conv.taps, dtype), weights.flat, tuple(order), geometry,
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _convolve(
     if sums:
         epilogue, summed = tiling.with_sums(epilogue, dtype)
     run(
-        kernels.convolve, kernels.convolve_parallel, tiling.partitions, parallel, z.flat, x.flat,
+        kernels.convolve, tiling.partitions, parallel, z.flat, x.flat,
         packed, tuple(work), tuple(epilogue), activation, geometry,
     )  # fmt: skip
     return summed
@@ -132,10 +132,10 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
     )
     products = scratch.take("weights", (g.block_parts * dweight.size,), dtype)
     run(
-        kernels.weight_gradient, kernels.weight_gradient_parallel, tiling.partitions, parallel,
+        kernels.weight_gradient, tiling.partitions, parallel,
         products, dz.flat, x.flat, tuple(work), tuple(g),
     )  # fmt: skip
     run(
-        kernels.collect_weights, kernels.collect_weights_parallel, -(-dz.c // kernels.COLLECTED),
+        kernels.collect_weights, -(-dz.c // kernels.COLLECTED),
         parallel, dweight, products, (g.block_parts, conv.groups, conv.taps, conv.c, conv.k),
     )  # fmt: skip

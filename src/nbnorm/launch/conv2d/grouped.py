@@ -103,7 +103,7 @@ def _convolve(
         epilogue, summed = tiling.with_sums(epilogue, dtype)
     parallel = x.n * window.rows * window.columns * packed.size >= PARALLEL_FROM_UNPACKED_MACS
     run(
-        kernels.convolve, kernels.convolve_parallel, tiling.partitions, parallel, z.flat, x.flat,
+        kernels.convolve, tiling.partitions, parallel, z.flat, x.flat,
         packed, tuple(work), tuple(epilogue), activation, geometry,
     )  # fmt: skip
     return summed
@@ -122,7 +122,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
     sums = scratch.take("weight sums", (g.block_parts, conv.taps * conv.c, ld), np.float64)
     parallel = x.n * g.rows * g.columns * dweight.size >= PARALLEL_FROM_UNPACKED_MACS
     run(
-        kernels.weight_gradient, kernels.weight_gradient_parallel, tiling.partitions, parallel,
+        kernels.weight_gradient, tiling.partitions, parallel,
         sums, dz.flat, x.flat, tuple(work), tuple(g),
     )  # fmt: skip
     kernels.collect_weights(dweight, sums, (conv.groups, conv.c, conv.k))

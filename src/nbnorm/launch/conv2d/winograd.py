@@ -10,7 +10,7 @@ import numpy as np
 from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import winograd as kernels
-from nbnorm.kernels.conv2d.direct import COLLECTED, collect_weights, collect_weights_parallel
+from nbnorm.kernels.conv2d.direct import COLLECTED, collect_weights
 from nbnorm.kernels.conv2d.geometry import PART_CHANNELS, WeightOrder, Workspace
 from nbnorm.kernels.conv2d.winograd import GAP, POINTS, TAPS
 from nbnorm.kernels.conv2d.winograd_transforms import PATCH, TILE
@@ -145,7 +145,7 @@ def _convolve(
     points = scratch.take("points", (room,), dtype)
     order = WeightOrder(np.arange(TAPS), *weights[1:], TAPS)
     run(
-        kernels.transform_weights, kernels.transform_weights_parallel, panels, parallel, points,
+        kernels.transform_weights, panels, parallel, points,
         window_scratch(panels, TAPS, dtype), weights.flat,
         tuple(order), is_reversed, tuple(g),
     )  # fmt: skip
@@ -162,7 +162,7 @@ def _convolve(
     if sums:
         epilogue, summed = tiling.with_sums(epilogue, dtype)
     run(
-        kernels.convolve, kernels.convolve_parallel, tiling.partitions, parallel, z.flat, x.flat,
+        kernels.convolve, tiling.partitions, parallel, z.flat, x.flat,
         points, tuple(work), tuple(epilogue), activation, tuple(g),
     )  # fmt: skip
     return summed
@@ -183,15 +183,15 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
     size = POINTS * (x.c * dz.c + GAP)
     products = scratch.take("weights", (g.block_parts * size,), dtype)
     run(
-        kernels.weight_gradient, kernels.weight_gradient_parallel, tiling.partitions, parallel,
+        kernels.weight_gradient, tiling.partitions, parallel,
         products, dz.flat, x.flat, tuple(work), tuple(g),
     )  # fmt: skip
     spread = scratch.take("spread", (TAPS * x.c * dz.c,), dtype)
     run(
-        kernels.return_weights, kernels.return_weights_parallel, x.c, parallel, spread, products,
+        kernels.return_weights, x.c, parallel, spread, products,
         g.block_parts, (x.c, dz.c),
     )  # fmt: skip
     run(
-        collect_weights, collect_weights_parallel, -(-dz.c // COLLECTED), parallel, dweight, spread,
+        collect_weights, -(-dz.c // COLLECTED), parallel, dweight, spread,
         (1, 1, TAPS, x.c, dz.c),
     )  # fmt: skip
