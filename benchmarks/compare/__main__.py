@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.compare import picture, readme, results, tables
+from benchmarks.compare.networks import command as networks
 from benchmarks.compare.peers import SUBJECT
 from benchmarks.compare.protocol import Shape, label
 from benchmarks.compare.results import Results, Sections
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    names = ["all", *SUITES, "readme"]
+    names = ["all", *SUITES, "networks", "readme"]
     commands = top.add_subparsers(required=True, metavar="{" + ",".join(names) + "}")
     every = commands.add_parser("all", help="measure every suite")
     every.set_defaults(command=compare, name="all", suites=list(SUITES.values()))
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
             "--only", nargs="+", choices=operations, metavar="OPERATION", help=", ".join(operations)
         )
         _add_options(run)
+    networks.add(commands.add_parser("networks", help="whole networks in PyTorch"), RESULTS)
     show = commands.add_parser("readme", help="put the stored tables into README and docs")
     show.set_defaults(command=publish)
     show.add_argument("--check", action="store_true", help="change nothing; fail if it would")
