@@ -6,6 +6,7 @@
     python -m benchmarks.compare dense_batch_norm      dense layer, batch norm and ReLU
     python -m benchmarks.compare conv2d_batch_norm     convolution, batch norm and ReLU; memory
     python -m benchmarks.compare normalize             L1, L2; batch norm per activation
+    python -m benchmarks.compare networks              whole networks in PyTorch (`networks/`)
     python -m benchmarks.compare all --isa avx2        every library held to AVX2
     python -m benchmarks.compare readme                the stored run's tables into README and docs
 
