@@ -1,0 +1,63 @@
+"""Which algorithm works out a convolution."""
+
+from __future__ import annotations
+
+import pytest
+
+from nbnorm.jit import target
+from nbnorm.launch.conv2d import algorithms, direct, grouped, winograd
+from nbnorm.launch.conv2d.convolution import Convolution
+
+WIDE = Convolution(
+    n=8, groups=1, c=64, k=64, image=(28, 28), window=(3, 3), positions=(28, 28), stride=(1, 1),
+    dilation=(1, 1), before=(1, 1), axis=1, algorithm="auto",
+)  # fmt: skip
+NARROW = WIDE._replace(groups=64, c=1, k=1)
+
+
+def chosen(conv, itemsize=4):
+    return algorithms.chosen(conv, itemsize)
+
+
+def test_wide_convolutions_of_3x3_are_winograds():
+    assert chosen(WIDE) is winograd
+    assert chosen(WIDE._replace(algorithm="direct")) is direct
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window": (1, 1)},
+        {"window": (3, 2)},
+        {"stride": (2, 2)},
+        {"dilation": (2, 2)},
+        {"n": 1, "positions": (7, 7)},  # few tiles
+        {"positions": (5, 5)},  # tiles that are mostly overhang
+        {"c": 3},
+        {"k": 2},
+    ],
+    ids=str,
+)
+def test_others_are_direct(changes):
+    assert chosen(WIDE._replace(**changes)) is direct
+
+
+def test_channels_fill_a_register():
+    lanes = target.register_bytes() // 4
+    assert chosen(WIDE._replace(c=lanes)) is winograd
+    assert chosen(WIDE._replace(c=lanes - 1)) is direct
+
+
+def test_narrow_groups_have_kernels_of_their_own():
+    assert chosen(NARROW) is grouped
+    assert chosen(NARROW._replace(c=algorithms.WIDEST_GROUP)) is grouped
+    assert chosen(NARROW._replace(c=algorithms.WIDEST_GROUP + 1)) is direct
+    assert chosen(NARROW._replace(k=algorithms.WIDEST_GROUP + 1)) is direct
+    assert chosen(NARROW._replace(groups=1)) is direct
+
+
+def test_a_forced_winograd_is_taken_whatever_it_gains():
+    conv = WIDE._replace(n=1, c=1, k=1, positions=(2, 2), algorithm="winograd")
+    assert algorithms.has_winograd(conv)
+    assert chosen(conv) is winograd
+    assert not algorithms.has_winograd(conv._replace(groups=2))
