@@ -87,8 +87,8 @@ def conv2d_forward(
     Notes
     -----
     Scratch memory, kept by the thread for its next call up to 64 MiB: the weights in another order
-    (once their size; four times for Winograd), and for each of at most 8 shares of the batch a
-    piece of the input and of what is worked out from it, some 256 KiB each, more only where a row
+    (once their size; four times for Winograd), and for each of at most 8 parts of the batch a
+    block of the input and of what is worked out from it, some 256 KiB each, more only where a row
     of images or 192 pixels (64 tiles for Winograd, each 36 numbers a channel) take more.
 
     Examples

@@ -198,7 +198,7 @@ def conv2d_batch_norm_inference(
     """Convolve and normalize by a given mean and variance.
 
     ``y = activation(gamma (conv2d(x, weight) + bias - mean) / sqrt(var + eps) + beta + residual)``,
-    all but the convolution done while a band of its output is in cache.
+    all but the convolution done while a block of its output is in cache.
 
     Parameters
     ----------

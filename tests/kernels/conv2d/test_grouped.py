@@ -50,7 +50,9 @@ CASES = [
     # Of another number, and of one that divides no register.
     Convolution(2, 4, 12, (5, 5), padding=(1, 1), groups=4, block=(1, 5), parts=(2, 1)),
     Convolution(2, 9, 6, (4, PIXELS_AT_ONCE + 3), groups=3, block=(1, 1)),
-    Convolution(1, 6, 6, (3, 3), (2, 2), padding=(1, 1), groups=2, block=(1, 4)),
+    Convolution(
+        1, 3 * LANES, 3 * LANES, (3, 3), (2, 2), padding=(1, 1), groups=LANES, block=(1, 4)
+    ),
 ]
 each_case = pytest.mark.parametrize("conv", CASES, ids=str)
 each_memory = pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def finish(z, epilogue, activation, part, is_first, channels, block, geometry):
 
 
 @inlined
-def _pixels_of(block, geometry):
+def _pixel_range(block, geometry):
     """The pixels (first, last + 1) of a block that is one run of pixels."""
     first = (block.image * geometry.z_h + block.row) * geometry.z_w
     return first, first + block.images * block.rows * geometry.z_w
@@ -39,7 +39,7 @@ def _normalize(z, constants, residual, activation, channels, block, geometry):
         return
     k = geometry.k
     if geometry.z_last:
-        pixels = _pixels_of(block, geometry)
+        pixels = _pixel_range(block, geometry)
         normalize_block(z, z, residual, constants, pixels, channels, k, activation, False)
         return
     plane = geometry.z_h * geometry.z_w
@@ -56,7 +56,7 @@ def _add_sums(sums, pivots, z, part, is_first, channels, block, geometry):
         return
     k = geometry.k
     if geometry.z_last:
-        pixels = _pixels_of(block, geometry)
+        pixels = _pixel_range(block, geometry)
         if is_first:
             begin_sums(sums[part], pivots[part], z, pixels, channels, k)
         sum_block(sums[part], None, z, None, pivots[part], pixels, channels, k, None)

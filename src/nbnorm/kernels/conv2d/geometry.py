@@ -81,8 +81,8 @@ class Geometry(NamedTuple):
     block_parts: int
     channel_parts: int
 
-    # Where each row of the multiply's left-hand matrix begins, (1 or 2, rows in whole tiles) of
-    # int64: in the second line those of the last block, which may be smaller than the others.
+    # Where the rows begin that are multiplied, (1 or 2, rows in whole tiles) of int64. The first
+    # table is for whole blocks, the second for the last one, which may be smaller.
     row_offsets: Any
 
 

@@ -291,37 +291,43 @@ def _read_gradient_points(points, transposed, dz, channels, block, geometry):
 
 @inlined
 def _transform_gradient(points, pixels, ld, first, last, block, geometry):
-    """Panel after panel, each (36, tiles of a block * width + GAP).
+    """The points of a block's pixels, panel after panel, each (36, tiles of a block * width + GAP).
 
     pixels  of dz, each of `ld` channels; the channels first..last-1 are taken
     """
     w = geometry.z_w
-    dz = pixels.flat
-    lanes = lanes_of_register(points)
     j = first
     start = 0
     while j < last:
         width = panel_width(points, last - j)
         step = _tiles_of_block(geometry) * width + GAP
-        tile = 0
+        to = start
         for image in range(block.images):
             for i in range(0, block.rows, TILE):
                 for column in range(0, w, TILE):
                     pixel = pixels.first + image * pixels.image_step + i * w + column
-                    for lane in range(0, width, lanes):
-                        count = max(min(lanes, last - j - lane), 0)
-                        to = start + tile * width + lane
-                        at = min(pixel * ld + j + lane, dz.size)
-                        transform_output_gradient(
-                            points, (to, PATCH * step, step), dz, (at, w * ld, ld),
-                            (block.rows - i, w - column), count,
-                        )  # fmt: skip
-                        for point in range(POINTS):
-                            for q in range(count, lanes):
-                                points[to + point * step + q] = 0.0
-                    tile += 1
+                    _transform_gradient_tile(
+                        points, to, step, width, pixels.flat, pixel * ld + j, (w * ld, ld),
+                        (block.rows - i, w - column), last - j,
+                    )  # fmt: skip
+                    to += width
         start += POINTS * step
         j += width
+
+
+@inlined
+def _transform_gradient_tile(points, to, step, width, dz, at, steps, size, used):
+    """The points of a tile in a panel: of `used` channels, and zeros for those up to `width`."""
+    lanes = lanes_of_register(points)
+    for lane in range(0, width, lanes):
+        count = max(min(lanes, used - lane), 0)
+        transform_output_gradient(
+            points, (to + lane, PATCH * step, step), dz,
+            (min(at + lane, dz.size), steps[0], steps[1]), size, count,
+        )  # fmt: skip
+        for point in range(POINTS):
+            for q in range(count, lanes):
+                points[to + lane + point * step + q] = 0.0
 
 
 @inlined
