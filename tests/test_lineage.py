@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nbnorm import reference
-from nbnorm.functional.cross_iteration_batch_norm import batch_statistics, merge_statistics
+from nbnorm.functional.moments import Moments
 from tests.cases.finite_differences import assert_gradient
 
 PIXELS = 5
@@ -126,8 +126,7 @@ def test_the_forks_variance_over_batches_grows_with_the_mean(rng, mean):
     batches = rng.normal(mean, 1, (4, m))
     squares = np.mean(np.sum(batches**2, axis=1) / (m - 1))
     theirs = max(0.0, squares - batches.mean() ** 2)
-    parts = [batch_statistics(batch[:, np.newaxis]) for batch in batches]
-    ours = float(merge_statistics(parts).var[0])
+    ours = float(sum(Moments.of(batch[:, np.newaxis]) for batch in batches).var()[0])
     np.testing.assert_allclose(ours, batches.var(), rtol=1e-12)
     np.testing.assert_allclose(theirs, (ours * m + batches.mean() ** 2) / (m - 1), rtol=1e-9)
     assert (theirs / ours > 15) == (mean == 30)

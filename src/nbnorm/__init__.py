@@ -22,6 +22,7 @@ _NAMES = {
         "BatchNormGradients",
         "batch_norm_backward",
         "batch_norm_forward",
+        "batch_norm_gradient_sums",
         "batch_norm_inference",
     ],
     "nbnorm.functional.contexts": [
@@ -40,10 +41,7 @@ _NAMES = {
         "conv2d_batch_norm_inference",
     ],
     "nbnorm.functional.cross_iteration_batch_norm": [
-        "BatchStatistics",
-        "batch_statistics",
         "cross_iteration_batch_norm_forward",
-        "merge_statistics",
     ],
     "nbnorm.functional.dense": [
         "DenseGradients",
@@ -59,6 +57,9 @@ _NAMES = {
     ],
     "nbnorm.functional.folding": [
         "fold_batch_norm",
+    ],
+    "nbnorm.functional.moments": [
+        "Moments",
     ],
     "nbnorm.functional.norms": [
         "L1NormalizeContext",

@@ -7,6 +7,7 @@ from nbnorm.functional.batch_norm import (
     BatchNormGradients,
     batch_norm_backward,
     batch_norm_forward,
+    batch_norm_gradient_sums,
     batch_norm_inference,
 )
 from nbnorm.functional.contexts import BatchNormContext
@@ -18,12 +19,7 @@ from nbnorm.functional.conv2d_batch_norm import (
     conv2d_batch_norm_forward,
     conv2d_batch_norm_inference,
 )
-from nbnorm.functional.cross_iteration_batch_norm import (
-    BatchStatistics,
-    batch_statistics,
-    cross_iteration_batch_norm_forward,
-    merge_statistics,
-)
+from nbnorm.functional.cross_iteration_batch_norm import cross_iteration_batch_norm_forward
 from nbnorm.functional.dense import DenseGradients, dense_backward, dense_forward
 from nbnorm.functional.dense_batch_norm import (
     DenseBatchNormContext,
@@ -33,6 +29,7 @@ from nbnorm.functional.dense_batch_norm import (
     dense_batch_norm_inference,
 )
 from nbnorm.functional.folding import fold_batch_norm
+from nbnorm.functional.moments import Moments
 from nbnorm.functional.norms import (
     L1NormalizeContext,
     L2NormalizeContext,
@@ -63,7 +60,6 @@ __all__ = [
     "BatchNorm",
     "BatchNormContext",
     "BatchNormGradients",
-    "BatchStatistics",
     "Compensated",
     "Conv2d",
     "Conv2dBatchNorm",
@@ -82,11 +78,12 @@ __all__ = [
     "L2Normalize",
     "L2NormalizeContext",
     "L2Penalty",
+    "Moments",
     "Sequential",
     "batch_norm_backward",
     "batch_norm_forward",
+    "batch_norm_gradient_sums",
     "batch_norm_inference",
-    "batch_statistics",
     "conv2d_backward",
     "conv2d_batch_norm_backward",
     "conv2d_batch_norm_forward",
@@ -105,5 +102,4 @@ __all__ = [
     "l2_normalize_backward",
     "l2_normalize_forward",
     "l2_penalty",
-    "merge_statistics",
 ]

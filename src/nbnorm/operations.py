@@ -47,9 +47,9 @@ class Operation:
     arrays       every array that the functions take, and "y", what comes out, with a letter for
                  each axis: n batch, c channels in, k channels out, h w the image, r s the window,
                  i j the image that comes out, p all other axes together
-    batches      arguments that are sequences of BatchStatistics, and the axes of these
+    batches      arguments that are sequences of Moments, and the axes of these
     required     other arguments without a default, with a value that is right
-    directions   of "forward", "inference" and "backward"
+    directions   of "forward", "inference", "backward" and "gradient_sums", part of a backward
     backward_of  the operation whose backward takes the contexts, if there is no backward here
     context      the type of what the forward returns for the backward, after y; "" where the
                  backward takes the forward's arrays instead
@@ -126,7 +126,7 @@ class Operation:
             given["var"] = np.abs(given["var"]) + given["var"].dtype.type(0.5)
         for name, axes in self.batches.items():
             mean = random.standard_normal(_shape(axes, sizes))
-            given[name] = [nbnorm.BatchStatistics(mean, np.abs(mean) + 0.5, 20)] * 2
+            given[name] = [nbnorm.Moments.from_statistics(mean, np.abs(mean) + 0.5, 20)] * 2
         return given | dict(self.required) | options
 
     def call(self, direction: str, given: Mapping[str, Any], **more: Any) -> Callable[[], Any]:
@@ -215,7 +215,7 @@ OPERATIONS = (
         "batch_norm",
         title="batch norm",
         arrays={"x": "ncp", **_numbers_of_channels("c"), "residual": "ncp", "y": "ncp"},
-        directions=("forward", "inference", "backward"),
+        directions=("forward", "inference", "backward", "gradient_sums"),
         context="BatchNormContext",
         gradients="BatchNormGradients",
         layer="BatchNorm",
@@ -278,8 +278,6 @@ OPERATIONS = (
         gradients="BatchNormGradients",
         layer="CrossIterationBatchNorm",
     ),
-    Operation("batch_statistics", title="statistics of a batch", arrays={"x": "ncp"}),
-    Operation("merge_statistics", title="statistics of batches", batches={"parts": "c"}),
     _normalization("L1"),
     _normalization("L2"),
     _penalty("L1"),

@@ -61,6 +61,13 @@ def _options(d: Drawing, function: str, kept: Shape) -> dict[str, Any]:
     return options
 
 
+def _weights(d: Drawing, shape: Shape, axis: Any) -> Array:
+    """Weights of the places of an array whose kept axes these are."""
+    kept = {a % len(shape) for a in np.atleast_1d(axis)}
+    sizes = [1 if a in kept or d.chance(0.2) else size for a, size in enumerate(shape)]
+    return d.channel(sizes, spread=(1.0, 2.0))
+
+
 def _out(d: Drawing, shape: Shape, over: Sequence[Array | None] = ()) -> dict[str, Any]:
     """A place for a result, or an input to be written over."""
     over = [a for a in over if a is not None and a.flags.writeable and a.shape == shape]
@@ -106,7 +113,11 @@ def call(
     """A function's result, and the arguments that it was given."""
     function = operation.function(direction)
     given = {name: _array(d, name, shapes[name]) for name in operation.inputs(direction)}
-    given |= options | _options(d, function, shapes.get("gamma", ()))
+    given |= _options(d, function, shapes.get("gamma", ())) | options
+    if "moments" in given:
+        given.pop("statistics", None)
+    elif "sample_weight" in parameters(function) and "statistics" not in given and d.chance(0.1):
+        given["sample_weight"] = _weights(d, shapes["y"], given.get("axis", -1))
     out = {}
     if "out" in parameters(function):
         # What is read element by element, and not kept for a backward, may be written over.
@@ -118,17 +129,23 @@ def call(
 
 def train(d: Drawing, operation: Operation, shapes: Mapping[str, Shape], **options: Any) -> None:
     """A forward and its backward."""
-    result, given = call(d, operation, "forward", shapes, **options)
     backward = operation.function("backward")
+    if is_part := "sums" in parameters(backward) and d.chance(0.1):
+        options["moments"] = lambda part: part
+    result, given = call(d, operation, "forward", shapes, **options)
     dy = d.array(shapes["y"])
     taken = {name: given[name] for name in parameters(backward) if name in given}
     if operation.context:
         taken = {"context": result[1]}
+    if is_part:
+        taken["sums"] = lambda part: part
     places = _places(d, operation, given) if operation.gradients else _out(d, shapes["x"])
     dx = getattr(places.get("out"), "dx", None)
     elementwise = operation.gradients and "weight" not in operation.arrays
     if elementwise and dx is not None and dy.flags.writeable and d.chance(0.3):
         places["out"] = places["out"]._replace(dx=d.over(dy))
+    if "gradient_sums" in operation.directions:
+        d.call(nbnorm.batch_norm_gradient_sums, dy=dy, context=taken["context"])
     d.call(getattr(nbnorm, backward), dy=dy, **taken, **places)
 
 
@@ -160,11 +177,11 @@ def batch_norm(d: Drawing) -> None:
 
 
 def cross_iteration(d: Drawing) -> None:
-    """Batch norm over two batches, and their statistics alone."""
+    """Batch norm over two batches, and the moments of one alone."""
     operation = BY_NAME["cross_iteration_batch_norm"]
     shapes, axis = _batch(d, operation)
-    own, _ = call(d, BY_NAME["batch_statistics"], "", shapes, axis=axis)
-    call(d, BY_NAME["merge_statistics"], "", {}, parts=[own, own])
+    x = d.array(shapes["x"])
+    own = d.call(nbnorm.Moments.of, x=x, axis=axis)
     train(d, operation, shapes, axis=axis, earlier=[own])
 
 

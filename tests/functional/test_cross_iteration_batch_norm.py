@@ -1,4 +1,4 @@
-"""Statistics over several batches: merged safely, and the gradient of the last batch's part."""
+"""Statistics over several batches, and the gradient of the last batch's part."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.functional.batch_norm import batch_norm_backward, batch_norm_forward
-from nbnorm.functional.cross_iteration_batch_norm import (
-    BatchStatistics,
-    batch_statistics,
-    cross_iteration_batch_norm_forward,
-    merge_statistics,
-)
+from nbnorm.functional.cross_iteration_batch_norm import cross_iteration_batch_norm_forward
+from nbnorm.functional.moments import Moments
 from tests.cases.finite_differences import assert_gradient
 
 SHAPES_AND_AXES = [
@@ -36,7 +32,7 @@ def kept_shape(shape, axis):
 
 
 def draw(rng, shape, axis, batches=3):
-    """Draw dy, the arguments with gradients, and what is known of earlier batches."""
+    """Draw dy, the arguments with gradients, and mean, var and count of earlier batches."""
     kept = kept_shape(shape, axis)
     arguments = {
         "x": rng.normal(1.0, 2.0, shape),
@@ -45,84 +41,14 @@ def draw(rng, shape, axis, batches=3):
         "residual": rng.normal(size=shape),
     }
     earlier = [
-        BatchStatistics(rng.normal(size=kept), rng.uniform(0.5, 3, kept), int(rng.integers(1, 20)))
+        (rng.normal(size=kept), rng.uniform(0.5, 3, kept), int(rng.integers(1, 20)))
         for _ in range(batches)
     ]
     return rng.normal(size=shape), arguments, earlier
 
 
-# --- merging --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES)
-def test_statistics_of_a_batch(rng, shape, axis, dtype):
-    x = rng.normal(30, 2, shape).astype(dtype)
-    mean, var, count = batch_statistics(x, axis=axis)
-    expected = reference.batch_statistics(x, axis=axis)
-    tolerance = ROUNDING if dtype == np.float64 else FLOAT32
-    np.testing.assert_allclose(mean, expected[0], rtol=tolerance)
-    np.testing.assert_allclose(var, expected[1], rtol=tolerance, atol=tolerance)
-    assert mean.dtype == var.dtype == np.float64
-    assert count * np.prod(kept_shape(shape, axis), dtype=int) == x.size
-
-
-@pytest.mark.parametrize("mean", [0.0, 1e8])
-def test_merged_statistics_are_those_of_all_values(rng, mean):
-    """With a mean of 1e8 standard deviations too, where the mean of squares has no digit left."""
-    x = rng.normal(mean, 1.0, (30, 4)) + np.linspace(0, 3, 30)[:, np.newaxis]
-    parts = [batch_statistics(part) for part in (x[:1], x[1:12], x[12:14], x[14:])]
-    merged = merge_statistics(parts)
-    np.testing.assert_allclose(merged.mean, x.mean(axis=0), rtol=1e-15, atol=1e-14)
-    # Next to 1e8 a value, and so a deviation from the mean, has a last digit of 1.5e-8.
-    np.testing.assert_allclose(merged.var, x.var(axis=0), rtol=1e-13 if mean == 0 else 1e-7)
-    assert merged.count == 30
-    squares = np.mean(x * x, axis=0) - x.mean(axis=0) ** 2
-    assert (mean == 0) == np.allclose(squares, x.var(axis=0), rtol=1e-7)
-
-
-def test_equal_constant_batches_merge_to_no_variance():
-    parts = [batch_statistics(np.full((count, 1), 0.1)) for count in (3, 7, 11)]
-    mean, var, _ = merge_statistics(parts)
-    assert mean == 0.1
-    assert var == 0
-
-
-def test_merging_is_the_references(rng):
-    _, _, parts = draw(rng, (3, 4), 1, batches=5)
-    merged, expected = merge_statistics(parts), reference.merge_statistics(parts)
-    for one, other in zip(merged, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-14)
-    assert merge_statistics(parts[:1]).count == parts[0].count
-    np.testing.assert_array_equal(merge_statistics(parts[:1]).var, parts[0].var)
-
-
-def test_float32_statistics_merge_in_float64():
-    third = np.float32(1 / 3)
-    parts = [
-        BatchStatistics(np.full(1, mean), np.ones(1, np.float32), 1) for mean in (third, -third)
-    ]
-    for merged in (merge_statistics(parts), merge_statistics(parts[:1])):
-        assert merged.mean.dtype == merged.var.dtype == np.float64
-    # 1 + third^2, which float32 would have rounded: two roundings of float64 at most.
-    expected = 1 + float(third) ** 2
-    np.testing.assert_allclose(merge_statistics(parts).var, expected, rtol=5e-16)
-
-
-def test_an_infinite_mean_stays_one_whichever_batch_has_it():
-    one, other = (BatchStatistics(np.array([m, 1.0]), np.ones(2), 2) for m in (np.inf, 3.0))
-    for parts in ([one, other], [other, one]):
-        np.testing.assert_array_equal(merge_statistics(parts).mean, [np.inf, 1.0])
-
-
-def test_counts_of_batches_may_go_beyond_an_int32(rng):
-    x = rng.standard_normal((4, 2))
-    huge = BatchStatistics(np.zeros(2), np.ones(2), 2**53 - 1)
-    _, context, _ = cross_iteration_batch_norm_forward(x, [huge] * 3, eps=0.0)
-    assert context.count == 3 * (2**53 - 1) + 4
-    # x has next to no part in the statistics of so many: they are constants, to some roundings.
-    np.testing.assert_allclose(batch_norm_backward(x, context).dx, x, rtol=1e-14)
-    np.testing.assert_allclose(context.var, 1.0, rtol=1e-14)
+def moments_of(earlier):
+    return [Moments.from_statistics(*part) for part in earlier]
 
 
 # --- the specification ----------------------------------------------------------------------
@@ -147,7 +73,7 @@ def test_gradients_of_the_reference(rng, shape, axis, ddof):
 def test_finite_differences_reject_constant_statistics(rng):
     dy, arguments, earlier = draw(rng, (5, 3), 1)
     x = arguments["x"]
-    merged = merge_statistics([batch_statistics(x), *earlier])
+    merged = reference.merge_statistics([(*reference.batch_statistics(x), len(x)), *earlier])
     frozen = reference.batch_norm_backward(dy, x, statistics=merged[:2]).dx
 
     def loss(x):
@@ -162,7 +88,7 @@ def test_the_gradient_is_that_of_all_the_values_together(rng):
     x, dy = rng.normal(size=(2, 12, 3))
     dy[:8] = 0
     whole = reference.batch_norm_backward(dy, x).dx[8:]
-    earlier = [batch_statistics(x[:3]), batch_statistics(x[3:8])]
+    earlier = [Moments.of(x[:3]), Moments.of(x[3:8])]
     _, context, _ = cross_iteration_batch_norm_forward(x[8:], earlier)
     np.testing.assert_allclose(batch_norm_backward(dy[8:], context).dx, whole, atol=1e-14)
 
@@ -181,11 +107,11 @@ def test_forward_and_backward(rng, shape, axis, dtype, ddof, activation):
     options = {"axis": axis, "eps": 1e-3, "ddof": ddof, "activation": activation}
     out = np.full(shape, np.nan, dtype)
     y, context, own = cross_iteration_batch_norm_forward(
-        **arguments, earlier=earlier, **options, out=out
+        **arguments, earlier=moments_of(earlier), **options, out=out
     )
     assert y is out
-    np.testing.assert_array_equal(own.mean, batch_statistics(arguments["x"], axis=axis).mean)
-    assert context.count == own.count + sum(part.count for part in earlier)
+    np.testing.assert_array_equal(own.mean, Moments.of(arguments["x"], axis=axis).mean)
+    assert context.count == own.count + sum(count for _, _, count in earlier)
     expected = reference.cross_iteration_batch_norm_forward(**arguments, earlier=earlier, **options)
     tolerance = ROUNDING if dtype == np.float64 else FLOAT32
     np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance * np.abs(expected).max())
@@ -215,7 +141,7 @@ def test_a_large_mean_costs_no_digits(rng):
     """Batches of float32 at a mean of 1e4 standard deviations, against float64."""
     x = (1e4 + rng.normal(size=(4, 40, 3))).astype(np.float32)
     dy = rng.normal(size=(40, 3)).astype(np.float32)
-    earlier = [batch_statistics(part) for part in x[:3]]
+    earlier = [Moments.of(part) for part in x[:3]]
     y, context, _ = cross_iteration_batch_norm_forward(x[3], earlier)
     exact = [(*reference.batch_statistics(part), 40) for part in x[:3]]
     expected = reference.cross_iteration_batch_norm_forward(x[3], exact)
@@ -228,7 +154,7 @@ def test_a_large_mean_costs_no_digits(rng):
 def test_any_strides_and_a_gradient_over_dy(rng):
     dy, arguments, earlier = draw(rng, (6, 4, 5), 1)
     x = np.asfortranarray(arguments["x"])
-    y, context, _ = cross_iteration_batch_norm_forward(x, earlier)
+    y, context, _ = cross_iteration_batch_norm_forward(x, moments_of(earlier))
     expected = reference.cross_iteration_batch_norm_forward(x, earlier)
     np.testing.assert_allclose(y, expected, rtol=0, atol=ROUNDING)
     dx = batch_norm_backward(dy, context, needs=("dx",)).dx
@@ -237,9 +163,19 @@ def test_any_strides_and_a_gradient_over_dy(rng):
     np.testing.assert_array_equal(over, dx)
 
 
+def test_counts_of_batches_may_go_beyond_an_int32(rng):
+    x = rng.standard_normal((4, 2))
+    huge = Moments.from_statistics(np.zeros(2), np.ones(2), 2**53 - 1)
+    _, context, _ = cross_iteration_batch_norm_forward(x, [huge] * 3, eps=0.0)
+    assert context.count == pytest.approx(3 * (2**53 - 1) + 4, rel=4e-16)  # a float64
+    # x has next to no part in the statistics of so many: they are constants, to some roundings.
+    np.testing.assert_allclose(batch_norm_backward(x, context).dx, x, rtol=1e-14)
+    np.testing.assert_allclose(context.var, 1.0, rtol=1e-14)
+
+
 # --- arguments ------------------------------------------------------------------------------
 
-GOOD = BatchStatistics(np.zeros(3), np.ones(3), 4)
+GOOD = Moments.from_statistics(np.zeros(3), np.ones(3), 4)
 
 
 @pytest.mark.parametrize(
@@ -247,18 +183,13 @@ GOOD = BatchStatistics(np.zeros(3), np.ones(3), 4)
     [
         ({"x": np.ones((0, 3))}, ValueError, "x is .* expected one value or more in each channel"),
         ({"x": np.ones((1, 3)), "earlier": []}, ValueError, "x is .* expected two values or more"),
-        ({"earlier": GOOD}, TypeError, "earlier is .* expected a sequence of BatchStatistics"),
-        ({"earlier": [GOOD[:2]]}, TypeError, "earlier is .* expected a sequence"),
+        ({"earlier": GOOD}, TypeError, "earlier is .* expected a sequence of Moments"),
+        ({"earlier": [(GOOD.mean, GOOD.var(), 4)]}, TypeError, "earlier is .* expected Moments of"),
         (
-            {"earlier": [GOOD._replace(mean=np.zeros(2), var=np.ones(2))]},
+            {"earlier": [GOOD, Moments(2)]},
             ValueError,
-            r"earlier is .*\(3,\)",
+            r"earlier is .* expected Moments of .*\(3,\)",
         ),
-        ({"earlier": [GOOD, GOOD._replace(var=np.ones(4))]}, ValueError, r"var is .*\(3,\)"),
-        ({"earlier": [GOOD._replace(var=-np.ones(3))]}, ValueError, "var is -1.0; expected no neg"),
-        ({"earlier": [GOOD._replace(mean=[0.0] * 3)]}, TypeError, "mean is .* a NumPy array"),
-        ({"earlier": [GOOD._replace(count=0)]}, ValueError, "count is 0; expected an int of 1"),
-        ({"earlier": [GOOD._replace(count=1.5)]}, TypeError, "count is 1.5; expected an int"),
         ({"eps": -1.0}, ValueError, "eps is -1.0"),
         ({"ddof": 2}, ValueError, "ddof is 2"),
         ({"gamma": np.ones(4)}, ValueError, "gamma is"),
@@ -271,10 +202,3 @@ def test_refuses(change, error, message):
     arguments = {"x": np.ones((5, 3)), "earlier": [GOOD]} | change
     with pytest.raises(error, match=f"cross_iteration_batch_norm_forward: {message}"):
         cross_iteration_batch_norm_forward(**arguments)
-
-
-def test_refuses_to_merge_nothing():
-    with pytest.raises(ValueError, match=r"merge_statistics: parts is \[\]; expected one Batch"):
-        merge_statistics([])
-    with pytest.raises(TypeError, match="batch_statistics: x is 3; expected a NumPy array"):
-        batch_statistics(3)

@@ -59,8 +59,6 @@ CALLS = {
     "strided conv2d batch norm": Call("conv2d_batch_norm", IMAGES, STRIDED),
     "conv2d batch norm inference": Call("conv2d_batch_norm", IMAGES, STRIDED, inference=True),
     "cross-iteration batch norm": Call("cross_iteration_batch_norm", PICTURES, RELU),
-    "statistics of a batch": Call("batch_statistics", PICTURES),
-    "statistics of batches": Call("merge_statistics", {"c": 64}),
     "folding": Call("fold_batch_norm", IMAGES),
     "L1 normalization": Call("l1_normalize", PICTURES),
     "L2 normalization": Call("l2_normalize", PICTURES),

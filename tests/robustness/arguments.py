@@ -38,6 +38,7 @@ from tests.robustness.options import (
     pair,
     summed_axes,
 )
+from tests.robustness.parts import SampleWeight, Sums, Whole
 
 # i and j are the height and width of y, for a padding of 1. No two axes of an array are of one
 # size, so that none passes for another.
@@ -121,7 +122,6 @@ OWN: dict[str, dict[str, Kind]] = {
     "fold_batch_norm": {
         "weight": Data("kcrs", same=False, decides=True, free=("c", "r", "s")),
     },
-    "batch_statistics": {"x": ANY},
     **{name: {"axis": summed_axes(3)} for name in ("l1_normalize", "l2_normalize")},
     **{name: {"weight": EPS} for name in ("l1_penalty", "l2_penalty")},
 }
@@ -140,8 +140,6 @@ EMPTY = {
     "conv2d_batch_norm_inference": "nw",
     "fold_batch_norm": "kcrs",
     "cross_iteration_batch_norm_forward": "c",
-    "batch_statistics": "c",
-    "merge_statistics": "c",
     "l1_normalize_forward": "ncp",
     "l2_normalize_forward": "ncp",
     "l1_penalty": "ncp",
@@ -169,8 +167,9 @@ def kind_of(operation: Operation, direction: str, name: str) -> Kind:
             out_of_backward(operation) if direction == "backward" else out_of(operation, direction)
         )
     if name in operation.batches:
-        beside_x = "x" in operation.arrays
-        return Batches(operation.batches[name], fixed=beside_x, empty=beside_x)
+        return Batches(operation.batches[name])
+    if name in ("moments", "sums", "sample_weight"):
+        return part_of(operation, name)
     if name == "dy":
         return Data(operation.arrays["y"])
     if name in operation.arrays:
@@ -188,6 +187,16 @@ def array_of(operation: Operation, name: str) -> Data:
     if name == "residual":
         return Data(axes, optional=True)
     return Data(axes, decides=True)
+
+
+def part_of(operation: Operation, name: str) -> Kind:
+    """What a batch norm is told of the batch that its y is a part of, and the weights of y."""
+    channels, y = operation.arrays["gamma"], operation.arrays["y"]
+    if name == "sums":
+        return Sums(channels)
+    if name == "moments":
+        return Whole(channels, callable_only="weight" in operation.arrays)
+    return SampleWeight(y, y.index(channels))
 
 
 def context_of(operation: Operation) -> Context:
@@ -256,33 +265,35 @@ def plainly(option: Any) -> Any:
 
 def results_of(name: str, given: Arguments) -> Any:
     """What the reference gives, which is not told where to write, nor how to compute."""
-    dropped = {"out", "needs", "algorithm", *({"axis"} if name.startswith("conv2d") else ())}
+    dropped = {"out", "needs", "algorithm", "moments", "sums"}
+    if name.startswith("conv2d"):
+        dropped.add("axis")
     taken = {key: plainly(value) for key, value in given.items() if key not in dropped}
     return getattr(reference, name)(**taken)
 
 
-def gradients_of(operation: Operation, given: Arguments) -> Any:
+def gradients_of(operation: Operation, direction: str, given: Arguments) -> Any:
     """What the reference gives, which takes the forward's arguments instead of a context."""
     context = given["context"]
     forward = next(f for f in TABLE if f.name == operation.functions["forward"])
     options = {name: kind.value for name, kind in forward.arguments.items()
                if isinstance(kind, Option)}  # fmt: skip
     arrays = {name: getattr(context, name) for name in operation.inputs("forward")}
-    return results_of(operation.functions["backward"], {"dy": given["dy"], **arrays, **options})
+    return results_of(operation.functions[direction], {"dy": given["dy"], **arrays, **options})
 
 
 def cross_iteration(given: Arguments) -> Any:
-    """Cross-iteration batch norm, and what it keeps of the batch."""
-    y = results_of("cross_iteration_batch_norm_forward", given)
-    return y, results_of("batch_statistics", {name: given[name] for name in ("x", "axis")})
+    """Cross-iteration batch norm, the moments of earlier batches as the reference takes them."""
+    earlier = [(part.mean, part.var(), part.count) for part in given["earlier"] if part.count]
+    return results_of("cross_iteration_batch_norm_forward", given | {"earlier": earlier})
 
 
 def twin_of(operation: Operation, direction: str) -> Callable[[Arguments], Any]:
     """The same results in plain NumPy."""
     if operation.name == "cross_iteration_batch_norm":
         return cross_iteration
-    if direction == "backward" and operation.context:
-        return partial(gradients_of, operation)
+    if direction in ("backward", "gradient_sums") and operation.context:
+        return partial(gradients_of, operation, direction)
     return partial(results_of, operation.functions[direction])
 
 

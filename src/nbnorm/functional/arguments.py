@@ -16,6 +16,7 @@ from nbnorm import checks
 from nbnorm.kernels.activations import ACTIVATIONS
 from nbnorm.launch.batch_norm import Normalization
 from nbnorm.launch.layout import Layout, layout_of
+from nbnorm.launch.statistics import Weights
 from nbnorm.typing import Array
 
 Activation: TypeAlias = str | tuple[str, float] | None
@@ -48,6 +49,7 @@ def check_normalization(
     residual: Any,
     statistics: Any = None,
     ddof: Any = 0,
+    weights: Weights | None = None,
 ) -> Normalization:
     """What a batch norm is to do, for a y of `shape` and of x's type; `kept` are its kept axes.
 
@@ -67,7 +69,7 @@ def check_normalization(
         checks.like(function, "residual", residual, shape, x.dtype)
     if statistics is not None:
         statistics = check_statistics(function, kept, statistics)
-    return Normalization(gamma, beta, statistics, eps, ddof, activation, residual)
+    return Normalization(gamma, beta, statistics, eps, ddof, activation, residual, weights=weights)
 
 
 def check_parameters(function: str, kept: tuple[int, ...], **parameters: Any) -> None:
@@ -87,6 +89,38 @@ def check_statistics(function: str, kept: tuple[int, ...], given: Any) -> tuple[
     if (var < 0).any():
         raise checks.wrong_value(function, "var", float(np.nanmin(var)), "no negative variance")
     return mean, var
+
+
+def check_weights(
+    function: str, shape: tuple[int, ...], axes: tuple[int, ...], given: Any, dtype: np.dtype[Any]
+) -> Weights:
+    """The weights of the places of an array of a shape, whose `axes` keep their statistics.
+
+    Weights of another type are rounded to the array's, `dtype`.
+    """
+    name, ones = "sample_weight", tuple(1 if a in axes else n for a, n in enumerate(shape))
+    if not (isinstance(given, np.ndarray) and given.dtype == bool):
+        checks.array(function, name, given)
+    aligned = (1,) * (len(ones) - given.ndim) + given.shape
+    if len(aligned) != len(ones) or any(
+        a not in (1, n) for a, n in zip(aligned, ones, strict=True)
+    ):
+        expected = f"an array that broadcasts to {ones}: one weight for all kept axes"
+        raise checks.wrong_value(function, name, given, expected)
+    if not ((given >= 0).all() and np.isfinite(given).all()):
+        raise checks.wrong_value(function, name, given, "finite weights, 0 or more")
+    places = given.astype(dtype, copy=False)
+    repeated = math.prod(ones) // places.size if places.size else 0
+    total = float(places.sum(dtype=np.float64)) * repeated
+    return Weights(np.broadcast_to(places, ones), total)
+
+
+def check_total(function: str, weights: Weights, ddof: int) -> None:
+    """Checks that weights leave something to take statistics of."""
+    if not weights.total > ddof:
+        expected = f"weights whose sum is above {ddof}; running statistics stay as they are"
+        given = f"an array with a sum of {weights.total:g}"
+        raise ValueError(f"{function}: sample_weight is {given}; expected {expected}")
 
 
 def too_few_values(function: str, x: Array) -> ValueError:

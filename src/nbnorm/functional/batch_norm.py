@@ -11,10 +11,14 @@ from nbnorm.functional.arguments import (
     check_input,
     check_normalization,
     check_places,
+    check_total,
+    check_weights,
     too_few_values,
 )
-from nbnorm.functional.contexts import BatchNormContext, fits, unfit
+from nbnorm.functional.contexts import BatchNormContext, Sums, check_sums, fits, unfit
+from nbnorm.functional.moments import Given, check_whole
 from nbnorm.launch import batch_norm as launch
+from nbnorm.launch.batch_norm import Normalization
 from nbnorm.typing import Array
 
 
@@ -37,6 +41,8 @@ def batch_norm_forward(
     beta: Array | None = None,
     *,
     statistics: tuple[Array, Array] | None = None,
+    moments: Given | None = None,
+    sample_weight: Array | None = None,
     axis: int | tuple[int, ...] = 1,
     eps: float = 1e-5,
     ddof: int = 0,
@@ -51,7 +57,11 @@ def batch_norm_forward(
         mean = sum(x) / m        var = sum((x - mean)^2) / (m - ddof)
         y = activation(gamma (x - mean) / sqrt(var + eps) + beta + residual)
 
-    (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1.)
+    (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1.) With weights w of
+    the places, and m their sum, mean and variance are the weighted ones and y is the same formula
+    everywhere::
+
+        mean = sum(w x) / m      var = sum(w (x - mean)^2) / (m - ddof)
 
     Parameters
     ----------
@@ -61,6 +71,15 @@ def batch_norm_forward(
     statistics : (mean, var), optional
         Normalize with these instead of the batch's, as arrays of float32 or float64 in the shape of
         the kept axes. The backward then takes them for constants (frozen batch norm).
+    moments : Moments, or callable, optional
+        Those of a whole that x is a part of, to normalize by: a batch that lies on several
+        machines, say. A callable is called once with the `Moments` of x and returns those of the
+        whole. Count two values or more in all, x may be empty, and the backward wants `sums`. All
+        layouts then read memory four times and write it once, for forward and for backward.
+    sample_weight : array of bool, float32 or float64, optional
+        What each place counts in the statistics, finite and 0 or more: it broadcasts against x,
+        with the kept axes at length 1. A mask is one of zeros and ones. Weights are constants, and
+        rounded to x's type. With ddof 1 they say how many values a place stands for.
     axis : int or tuple of int
         The axis or axes that keep statistics of their own; all others are reduced. 1 is
         channels-first, -1 channels-last, (1, 2, 3) a mean for every activation.
@@ -84,7 +103,8 @@ def batch_norm_forward(
     Raises
     ------
     ValueError
-        A shape does not fit, a value is out of range, a channel has fewer than two values.
+        A shape does not fit, a value is out of range, a channel has fewer than two values, the
+        sum of its weights is not above ddof, or there are both statistics and moments.
     TypeError
         An argument is of the wrong type.
 
@@ -106,15 +126,19 @@ def batch_norm_forward(
         function, x, x.shape, layout.kept, gamma=gamma, beta=beta, statistics=statistics, eps=eps,
         ddof=ddof, activation=activation, residual=residual,
     )  # fmt: skip
-    n, _, s = layout.shape
-    if statistics is None and n * s < 2:
+    if moments is not None or sample_weight is not None:
+        axes = checks.kept_axes(function, axis, x.ndim)
+        normalization = check_sources(
+            function, x, x.shape, axes, normalization, moments, sample_weight
+        )
+    elif statistics is None and layout.shape[0] * layout.shape[2] < 2:
         raise too_few_values(function, x)
     if out is not None:
         inputs = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs)
 
-    y, used = launch.normalize(x, layout, normalization, out)
-    return y, BatchNormContext.of(x, layout, normalization, used, n * s)
+    y, saved = launch.normalize(x, layout, normalization, out)
+    return y, BatchNormContext(*saved)
 
 
 def batch_norm_inference(
@@ -184,6 +208,7 @@ def batch_norm_backward(
     dy: Array,
     context: BatchNormContext,
     *,
+    sums: Sums | None = None,
     needs: Iterable[str] | None = None,
     out: BatchNormGradients | None = None,
 ) -> BatchNormGradients:
@@ -195,6 +220,9 @@ def batch_norm_backward(
         dx = gamma / s (g - sum(g) / m - xh sum(g xh) / (m - ddof))     statistics of the batch
         dx = gamma / s g                                                statistics given
 
+    Where places have weights w, m is their sum, and the last two terms of dx are w times as large;
+    the sums of g are over all places, unweighted.
+
     (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3, for ddof = 0.) Two slips
     of the text this library began from have been copied widely: a dgamma with the mean in the
     place of xh, and the dx of a variance over m beside a variance over m - 1. The sums here are
@@ -205,6 +233,12 @@ def batch_norm_backward(
     dy : array of y's shape and type, any strides
     context : BatchNormContext
         From the forward.
+    sums : array (2, ...) of float64, or callable, optional
+        Where the forward was given `moments`: the sum of the `batch_norm_gradient_sums` of all
+        parts of the whole. dx is then the exact gradient of the whole; dgamma and dbeta are this
+        part's own, which over the parts add up to the whole's. A callable is called once with the
+        sums of this part and returns those of the whole: it spares a pass for dgamma and dbeta.
+        Without `sums` the other parts are constants, as in cross-iteration batch norm.
     needs : names of gradients, optional
         Those wanted, out of "dx", "dgamma", "dbeta", "dresidual"; all by default.
     out : BatchNormGradients, optional
@@ -220,7 +254,8 @@ def batch_norm_backward(
     Raises
     ------
     ValueError
-        A shape does not fit, out overlaps an input, or the context has been changed.
+        A shape does not fit, out overlaps an input, the context has been changed, or there are
+        sums and the forward was given no moments.
     TypeError
         An argument is of the wrong type, such as the context of another function.
 
@@ -237,14 +272,10 @@ def batch_norm_backward(
     0.0
     """
     function = "batch_norm_backward"
-    if type(context) is not BatchNormContext:
-        raise checks.wrong_type(
-            function, "context", context, "the BatchNormContext of a batch_norm_forward"
-        )
-    if not fits(context):
-        raise unfit(function, context)
+    _check_context(function, dy, context)
     x, gamma, beta, residual = context[:4]
-    checks.like(function, "dy", dy, x.shape, x.dtype)
+    if sums is not None:
+        sums = check_sums(function, sums, context)
     wanted = _ALL if needs is None else checks.needs(function, needs, BatchNormGradients._fields)
     if out is None:
         out = _NOWHERE
@@ -257,4 +288,93 @@ def batch_norm_backward(
         over = {"dx": ("dy",), "dresidual": ("dy",)}
         check_places(function, BatchNormGradients, out, wanted, sources, inputs, over=over)
 
-    return BatchNormGradients(*launch.differentiate(dy, context, wanted, out))
+    return BatchNormGradients(*launch.differentiate(dy, context, wanted, out, sums))
+
+
+def batch_norm_gradient_sums(dy: Array, context: BatchNormContext) -> Array:
+    """What a part of a batch adds to the sums that the gradient of the whole needs.
+
+    With g = dy activation'(z) and xh = (x - mean) / s, for each channel, over the values of x::
+
+        sum(g)        sum(g xh)
+
+    Parameters
+    ----------
+    dy : array of y's shape and type, any strides
+    context : BatchNormContext
+        From a `batch_norm_forward` with `moments`, or the `normalization` of a
+        `DenseBatchNormContext` or `Conv2dBatchNormContext`.
+
+    Returns
+    -------
+    array (2, ...) of float64, the kept axes last
+        To be added up over all parts, for the `sums` of `batch_norm_backward`.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit, or the context has been changed.
+    TypeError
+        An argument is of the wrong type, such as the context of another function.
+
+    Examples
+    --------
+    Two parts of a batch, as two machines may have them:
+
+    >>> import numpy as np
+    >>> from nbnorm import (
+    ...     Moments, batch_norm_backward, batch_norm_forward, batch_norm_gradient_sums
+    ... )
+    >>> parts = [np.array([[1.0], [2.0]]), np.array([[6.0]])]
+    >>> whole = sum(Moments.of(part) for part in parts)
+    >>> contexts = [batch_norm_forward(part, moments=whole)[1] for part in parts]
+    >>> dy = [np.array([[1.0], [0.0]]), np.array([[2.0]])]
+    >>> total = sum(batch_norm_gradient_sums(*one) for one in zip(dy, contexts))
+    >>> dx = [batch_norm_backward(*one, sums=total).dx for one in zip(dy, contexts)]
+    >>> x, context = batch_norm_forward(np.concatenate(parts))
+    >>> np.allclose(np.concatenate(dx), batch_norm_backward(np.concatenate(dy), context).dx)
+    True
+    """
+    _check_context("batch_norm_gradient_sums", dy, context)
+    return launch.gradient_sums(dy, context)
+
+
+def check_sources(
+    function: str,
+    x: Array,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    normalization: Normalization,
+    moments: Given | None,
+    sample_weight: Array | None,
+    *,
+    callable_only: bool = False,
+) -> Normalization:
+    """The normalization of a y of a shape, with `moments=` and `sample_weight=` checked."""
+    if normalization.statistics is not None:
+        name, given = ("sample_weight", sample_weight) if moments is None else ("moments", moments)
+        raise checks.wrong_value(function, name, given, "None beside statistics")
+    ddof = normalization.ddof
+    if sample_weight is not None:
+        weights = check_weights(function, shape, axes, sample_weight, x.dtype)
+        if moments is None:
+            check_total(function, weights, ddof)
+        normalization = normalization._replace(weights=weights)
+    if moments is not None:
+        kept = tuple(shape[axis] for axis in axes)
+        whole = check_whole(
+            function, moments, kept, ddof, weighted=sample_weight is not None,
+            callable_only=callable_only,
+        )  # fmt: skip
+        normalization = normalization._replace(whole=whole)
+    return normalization
+
+
+def _check_context(function: str, dy: Array, context: BatchNormContext) -> None:
+    if type(context) is not BatchNormContext:
+        raise checks.wrong_type(
+            function, "context", context, "the BatchNormContext of a batch_norm_forward"
+        )
+    if not fits(context):
+        raise unfit(function, context)
+    checks.like(function, "dy", dy, context.x.shape, context.x.dtype)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -22,13 +22,17 @@ class BatchNormContext(Saved):
         The forward's own arrays, by reference: do not change them before the backward.
     statistics : array (3, ...) of float64
         mean, var and inv_std in the shape of the kept axes.
-    count : int
-        The number m of values in a channel; with those of earlier batches, whose statistics were
-        merged in (`cross_iteration_batch_norm_forward`).
+    count : int or float
+        The number m of values in a channel, or the sum of their weights; of the whole batch where
+        `moments` were given.
     layout : Layout
         Where the kept axes lie in memory.
     frozen : bool
         Whether the statistics were given, so that the backward takes them for constants.
+    part : bool
+        Whether `moments` were given, so that x is a part of what the statistics were taken of.
+    weights : array, or None
+        The weights of all places of a channel, in the layout's order and x's type.
     """
 
     __slots__ = ()
@@ -80,8 +84,8 @@ class FusedContext:
         return self.normalization.inv_std
 
     @property
-    def count(self) -> int:
-        """The number m of values in a channel."""
+    def count(self) -> float:
+        """The number m of values in a channel, or the sum of their weights."""
         return self.normalization.count
 
     @property
@@ -122,6 +126,8 @@ def unfit(function: str, context: Any) -> ValueError:
 def fits(context: Saved) -> bool:
     """Whether a context's arrays fit together: kernels would read beyond those that do not."""
     x, gamma, beta, residual, statistics, _, layout = context[:7]
+    weights = context.weights
+    n, _, s = layout.shape
     return (
         is_array(statistics, (3, *layout.kept))
         and statistics.dtype == np.float64
@@ -130,7 +136,31 @@ def fits(context: Saved) -> bool:
         and (gamma is None or is_array(gamma, layout.kept))
         and (beta is None or is_array(beta, layout.kept))
         and (residual is None or (is_array(residual, x.shape) and residual.dtype == x.dtype))
+        and (weights is None or (is_array(weights, (n * s,)) and weights.dtype == x.dtype))
     )
+
+
+# What `sums=` takes: those of the whole, or what makes them of those of the part.
+Sums: TypeAlias = "Array | Callable[[Array], Array]"
+
+
+def check_sums(function: str, given: Any, context: Saved) -> Sums:
+    """What a launcher takes for `sums=`, given the context of the batch norm."""
+    if not context.part:
+        forward = function.replace("backward", "forward")
+        expected = f"None: this context is of a {forward} without moments"
+        raise checks.wrong_value(function, "sums", given, expected)
+    shape, dtype = (2, *context.layout.kept), np.dtype(np.float64)
+    if not callable(given):
+        checks.like(function, "sums", given, shape, dtype)
+        return cast(Array, given)
+
+    def sums_of(part: Array) -> Array:
+        whole = given(part)
+        checks.like(function, "sums", whole, shape, dtype)
+        return cast(Array, whole)
+
+    return sums_of
 
 
 def fits_product(standardized: Any, x: Array, weight: Array) -> bool:

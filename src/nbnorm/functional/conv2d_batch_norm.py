@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from nbnorm import checks
@@ -13,13 +13,17 @@ from nbnorm.functional.arguments import (
     check_parameters,
     too_few_values,
 )
+from nbnorm.functional.batch_norm import check_sources
 from nbnorm.functional.contexts import (
     BatchNormContext,
     FusedContext,
+    Sums,
     check_context,
     check_gradients,
+    check_sums,
 )
 from nbnorm.functional.conv2d import Pair, check_convolution
+from nbnorm.functional.moments import Moments
 from nbnorm.launch import conv2d_batch_norm as launch
 from nbnorm.typing import Array
 
@@ -88,6 +92,8 @@ def conv2d_batch_norm_forward(
     axis: int = 1,
     algorithm: str = "auto",
     statistics: tuple[Array, Array] | None = None,
+    moments: Callable[[Moments], Moments] | None = None,
+    sample_weight: Array | None = None,
     eps: float = 1e-5,
     ddof: int = 0,
     activation: Activation = None,
@@ -119,6 +125,11 @@ def conv2d_batch_norm_forward(
     statistics : (mean, var), optional
         Normalize with these instead of the batch's, as arrays (k,) of float32 or float64. The
         backward then takes them for constants (frozen batch norm).
+    moments : callable, optional
+        As in `batch_norm_forward`: it is called once with the `Moments` of z, and returns those of
+        the whole that z is a part of.
+    sample_weight : array of bool, float32 or float64, optional
+        As in `batch_norm_forward`; it broadcasts against y, with the channels at length 1.
     eps, ddof, activation
         As in `batch_norm_forward`.
     residual : array of y's shape and type, optional
@@ -162,7 +173,18 @@ def conv2d_batch_norm_forward(
         function, x, shape, (k,), gamma=gamma, beta=beta, statistics=statistics, eps=eps, ddof=ddof,
         activation=activation, residual=residual,
     )  # fmt: skip
-    if statistics is None and math.prod(shape) < 2 * k:
+    if moments is not None or sample_weight is not None:
+        normalization = check_sources(
+            function,
+            x,
+            shape,
+            (axis % 4,),
+            normalization,
+            moments,
+            sample_weight,
+            callable_only=True,
+        )
+    elif statistics is None and math.prod(shape) < 2 * k:
         raise too_few_values(function, x)
     if out is not None:
         inputs = {
@@ -258,6 +280,7 @@ def conv2d_batch_norm_backward(
     dy: Array,
     context: Conv2dBatchNormContext,
     *,
+    sums: Sums | None = None,
     needs: Iterable[str] | None = None,
     out: Conv2dBatchNormGradients | None = None,
 ) -> Conv2dBatchNormGradients:
@@ -272,6 +295,9 @@ def conv2d_batch_norm_backward(
     dy : array of y's shape and type, any strides
     context : Conv2dBatchNormContext
         From the forward.
+    sums : array (2, k) of float64, or callable, optional
+        As in `batch_norm_backward`. dx, dweight and dbias are then what this part has in the
+        gradient of the whole.
     needs : names of gradients, optional
         Those wanted, out of "dx", "dweight", "dbias", "dgamma", "dbeta", "dresidual"; all by
         default.
@@ -308,9 +334,11 @@ def conv2d_batch_norm_backward(
     conv = check_convolution(function, x, weight, *options)
     shape = conv.output_shape
     owed = check_gradients(function, dy, shape, context, Conv2dBatchNormGradients, needs, out)
+    if sums is not None:
+        sums = check_sums(function, sums, saved)
 
     gradients = launch.differentiate(
         dy, x, weight, bias, saved, conv, owed,
-        _NOWHERE if out is None else out,
+        _NOWHERE if out is None else out, sums,
     )  # fmt: skip
     return Conv2dBatchNormGradients(*gradients)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from nbnorm import checks
@@ -13,14 +13,18 @@ from nbnorm.functional.arguments import (
     check_parameters,
     too_few_values,
 )
+from nbnorm.functional.batch_norm import check_sources
 from nbnorm.functional.contexts import (
     BatchNormContext,
     FusedContext,
+    Sums,
     check_context,
     check_gradients,
+    check_sums,
     fits_product,
 )
 from nbnorm.functional.dense import check_operands
+from nbnorm.functional.moments import Moments
 from nbnorm.launch import dense_batch_norm as launch
 from nbnorm.launch.dense_by_covariance import StandardizedInput
 from nbnorm.typing import Array
@@ -91,6 +95,8 @@ def dense_batch_norm_forward(
     *,
     bias: Array | None = None,
     statistics: tuple[Array, Array] | None = None,
+    moments: Callable[[Moments], Moments] | None = None,
+    sample_weight: Array | None = None,
     eps: float = 1e-5,
     ddof: int = 0,
     activation: Activation = None,
@@ -120,6 +126,11 @@ def dense_batch_norm_forward(
     statistics : (mean, var), optional
         Normalize with these instead of the batch's, as arrays (k,) of float32 or float64. The
         backward then takes them for constants (frozen batch norm).
+    moments : callable, optional
+        As in `batch_norm_forward`: it is called once with the `Moments` of z, and returns those of
+        the whole that z is a part of.
+    sample_weight : array of bool, float32 or float64, optional
+        As in `batch_norm_forward`; it broadcasts against y, with the channels at length 1.
     eps, ddof, activation
         As in `batch_norm_forward`.
     residual : array of y's shape and type, optional
@@ -161,7 +172,18 @@ def dense_batch_norm_forward(
         function, x, shape, (k,), gamma=gamma, beta=beta, statistics=statistics, eps=eps, ddof=ddof,
         activation=activation, residual=residual,
     )  # fmt: skip
-    if statistics is None and math.prod(shape[:-1]) < 2:
+    if moments is not None or sample_weight is not None:
+        normalization = check_sources(
+            function,
+            x,
+            shape,
+            (len(shape) - 1,),
+            normalization,
+            moments,
+            sample_weight,
+            callable_only=True,
+        )
+    elif statistics is None and math.prod(shape[:-1]) < 2:
         raise too_few_values(function, x)
     if out is not None:
         inputs = {
@@ -247,6 +269,7 @@ def dense_batch_norm_backward(
     dy: Array,
     context: DenseBatchNormContext,
     *,
+    sums: Sums | None = None,
     needs: Iterable[str] | None = None,
     out: DenseBatchNormGradients | None = None,
 ) -> DenseBatchNormGradients:
@@ -263,6 +286,9 @@ def dense_batch_norm_backward(
     dy : array of y's shape and type, any strides
     context : DenseBatchNormContext
         From the forward.
+    sums : array (2, k) of float64, or callable, optional
+        As in `batch_norm_backward`. dx, dweight and dbias are then what this part has in the
+        gradient of the whole.
     needs : names of gradients, optional
         Those wanted, out of "dx", "dweight", "dbias", "dgamma", "dbeta", "dresidual"; all by
         default.
@@ -300,6 +326,8 @@ def dense_batch_norm_backward(
     check_operands(function, context.x, context.weight)
     shape = (*context.x.shape[:-1], len(context.weight))
     owed = check_gradients(function, dy, shape, context, DenseBatchNormGradients, needs, out)
+    if sums is not None:
+        sums = check_sums(function, sums, context.normalization)
 
     places = _NOWHERE if out is None else out
-    return DenseBatchNormGradients(*launch.differentiate(dy, *context, owed, places))
+    return DenseBatchNormGradients(*launch.differentiate(dy, *context, owed, places, sums))

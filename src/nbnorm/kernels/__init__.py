@@ -14,6 +14,7 @@ columns and the array of constants.
 `add_columns`                               the sums of columns alone: the gradient of a bias
 `place_pivots`, `settle_slices`             what comes before and after those sums, forward
 `fold_statistics`, `fold_gradient_slices`   the same, backward
+`fold_gradients`                            constants from the gradients of a whole batch
 `fold_given`                                constants from given statistics
 `normalize_planes`, `normalize_columns`     the output, given the constants: inference
 `apply_planes`, `apply_columns`             the gradients, given the constants

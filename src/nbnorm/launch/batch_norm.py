@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbnorm.kernels.batch_norm.gradients import fold_gradient_slices, fold_statistics
+from nbnorm.kernels.batch_norm.gradients import (
+    fold_gradient_slices,
+    fold_gradients,
+    fold_statistics,
+)
 from nbnorm.kernels.batch_norm.normalize import fold_given
 from nbnorm.launch.layout import Layout, flat
 from nbnorm.launch.outputs import Gradients, cast, destination
-from nbnorm.launch.plans import Fused, Shape, elementwise_plan, training_plan
+from nbnorm.launch.plans import (
+    Columns,
+    Fused,
+    Planes,
+    Shape,
+    elementwise_plan,
+    training_plan,
+    weighted_plan,
+)
 from nbnorm.launch.scratch import scratch
-from nbnorm.launch.statistics import Summed, channel_parameters, finish_blocks, finish_slices
+from nbnorm.launch.statistics import (
+    ChannelMoments,
+    Summed,
+    Weights,
+    channel_moments,
+    channel_parameters,
+    finish_blocks,
+    finish_slices,
+)
 from nbnorm.typing import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class Whole(NamedTuple):
+    """The statistics of a batch of which x is a part, in the shape of the kept axes; its count."""
+
+    mean: Array
+    var: Array
+    count: float  # type: ignore[assignment]  # not tuple.count
 
 
 class Normalization(NamedTuple):
@@ -28,6 +56,9 @@ class Normalization(NamedTuple):
     eps, ddof
     activation    None or a tuple of kernels/activations.py
     residual      in the shape of y, or None
+    whole         what takes the place of the batch's statistics where x is a part of one: a
+                  `Whole`, or what makes one of the moments of x; or None
+    weights       of the places of y, or None
     """
 
     gamma: Array | None = None
@@ -37,15 +68,18 @@ class Normalization(NamedTuple):
     ddof: int = 0
     activation: Any = None
     residual: Array | None = None
+    whole: Whole | Callable[[ChannelMoments], Whole] | None = None
+    weights: Weights | None = None
 
 
 class Saved(NamedTuple):
     """What a backward needs of its forward; public as `BatchNormContext`.
 
     statistics   (3, ...) float64: mean, var and inv_std in the shape of the kept axes
-    count        values that they were taken of: more than a channel of x has, where those of
-                 earlier batches were merged in
-    frozen       whether they were given
+    count        values that they were taken of, or the sum of the weights of these
+    frozen       whether they were given as constants
+    part         whether they are those of a batch of which x is a part
+    weights      (n s,) of x's type in the layout's order, or None
     """
 
     x: Array
@@ -53,21 +87,30 @@ class Saved(NamedTuple):
     beta: Array | None
     residual: Array | None
     statistics: Array
-    count: int  # type: ignore[assignment]  # not tuple.count
+    count: float  # type: ignore[assignment]  # not tuple.count
     layout: Layout
     ddof: int
     activation: Any
     frozen: bool
+    part: bool = False
+    weights: Array | None = None
 
     @classmethod
     def of(
-        cls, x: Array, layout: Layout, normalization: Normalization, statistics: Array, count: int
+        cls,
+        x: Array,
+        layout: Layout,
+        normalization: Normalization,
+        statistics: Array,
+        count: float,
+        weights: Array | None = None,
     ) -> Self:
         """What a normalization of x saves, its statistics being those of so many values."""
-        gamma, beta, given, _, ddof, activation, residual = normalization
+        gamma, beta, given, _, ddof, activation, residual, whole, _ = normalization
         return cls(
-            x, gamma, beta, residual, statistics, count, layout, ddof, activation, given is not None
-        )
+            x, gamma, beta, residual, statistics, count, layout, ddof, activation,
+            given is not None, whole is not None, weights,
+        )  # fmt: skip
 
 
 # --- forward ----------------------------------------------------------------------------------
@@ -79,28 +122,42 @@ def normalize(
     normalization: Normalization,
     out: Array | None = None,
     summed: Summed | None = None,
-) -> tuple[Array, Array]:
-    """Y and the statistics of a `Saved`; `summed` are sums of x already taken, if any."""
+) -> tuple[Array, Saved]:
+    """Y, and what the backward needs; `summed` are sums of x already taken, if any."""
     place = destination(out, x.shape, x.dtype, layout.order)
     statistics = np.empty((3, *layout.kept))
-    if normalization.statistics is not None:
-        statistics[0], statistics[1] = normalization.statistics
-    c = layout.shape[1]
+    n, c, s = layout.shape
+    values = flat(x, layout)
+    weights = normalization.weights
+    count: float = n * s
+    if weights is not None:
+        weights = weights._replace(places=flat(weights.places, layout))
+        count = weights.total
+    given = normalization.statistics
+    whole = normalization.whole
+    if whole is not None:
+        if not isinstance(whole, Whole):
+            whole = whole(channel_moments(values, layout.shape, weights, summed))
+        given, count = whole[:2], whole.count
+    if given is not None:
+        statistics[0], statistics[1] = given
     residual = normalization.residual
     arguments = (
         place.written,
         statistics.reshape(3, c),
-        flat(x, layout),
+        values,
         None if residual is None else flat(residual, layout),
         channel_parameters(normalization.gamma, normalization.beta, c),
         layout.shape,
         normalization,
     )
-    if normalization.statistics is not None:
+    if given is not None:
         _normalize_given(*arguments)
     elif x.size and (summed is None or not _normalize_summed(*arguments, summed)):
-        _normalize_batch(*arguments)
-    return place.deliver(), statistics
+        _normalize_batch(*arguments, weights)
+    places = None if weights is None else weights.places
+    saved = Saved.of(x, layout, normalization, statistics, count, places)
+    return place.deliver(), saved
 
 
 def _normalize_batch(
@@ -111,15 +168,20 @@ def _normalize_batch(
     parameters: Array,
     shape: Shape,
     normalization: Normalization,
+    weights: Weights | None,
 ) -> None:
     """Y from the statistics of the batch, which are written to `statistics`."""
-    plan = training_plan(shape, x.itemsize, 2)
+    plan: Fused | Planes | Columns
+    if weights is None:
+        plan = training_plan(shape, x.itemsize, 2)
+    else:
+        plan = weighted_plan(shape, x.itemsize)
     eps, ddof, activation = normalization.eps, normalization.ddof, normalization.activation
     if isinstance(plan, Fused):
         plan.forward(y, statistics, x, residual, parameters, eps, ddof, activation)
         return
     constants, folded = plan.constants(3, x.dtype)
-    finish_slices(plan, statistics, constants, folded, x, parameters, eps, ddof)
+    finish_slices(plan, statistics, constants, folded, x, parameters, eps, ddof, weights)
     plan.normalize(y, x, residual, constants, activation)
 
 
@@ -168,8 +230,18 @@ def _normalize_given(
 # --- backward ---------------------------------------------------------------------------------
 
 
-def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradients) -> Gradients:
-    """The gradients dx, dgamma, dbeta and dresidual, those that are `wanted`."""
+def differentiate(
+    dy: Array,
+    saved: Saved,
+    wanted: Collection[str],
+    out: Gradients,
+    sums: Array | Callable[[Array], Array] | None = None,
+) -> Gradients:
+    """The gradients dx, dgamma, dbeta and dresidual, those that are `wanted`.
+
+    `sums` are the `gradient_sums` of a batch of which x is a part, or what makes them of those of
+    x; dgamma and dbeta are the part's own.
+    """
     x, layout = saved.x, saved.layout
     dx = dgamma = dbeta = dresidual = None
     if "dx" in wanted:
@@ -177,6 +249,7 @@ def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradien
     if saved.residual is not None and "dresidual" in wanted:
         dresidual = destination(out[3], x.shape, x.dtype, layout.order)
     dgamma_dbeta = np.zeros((2, *layout.kept))
+    own_needed = sums is None and not saved.frozen
     if x.size:
         _write_gradients(
             None if dx is None else dx.written,
@@ -184,8 +257,11 @@ def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradien
             dgamma_dbeta.reshape(2, layout.shape[1]),
             flat(dy, layout),
             saved,
-            sums_needed=not saved.frozen or "dgamma" in wanted or "dbeta" in wanted,
+            sums,
+            sums_needed=own_needed or callable(sums) or "dgamma" in wanted or "dbeta" in wanted,
         )
+    elif callable(sums):  # the other parts wait for it
+        sums(dgamma_dbeta)
     if saved.gamma is not None and "dgamma" in wanted:
         dgamma = cast(dgamma_dbeta[0], saved.gamma.dtype, out[1])
     if saved.beta is not None and "dbeta" in wanted:
@@ -196,6 +272,15 @@ def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradien
         dbeta,
         None if dresidual is None else dresidual.deliver(),
     )
+
+
+def gradient_sums(dy: Array, saved: Saved) -> Array:
+    """sum(g) and sum(g xh) of the values of x: (2, ...) float64, the rest the kept axes."""
+    dgamma_dbeta = np.zeros((2, *saved.layout.kept))
+    if saved.x.size:
+        rows = dgamma_dbeta.reshape(2, saved.layout.shape[1])
+        _write_gradients(None, None, rows, flat(dy, saved.layout), saved, None, sums_needed=True)
+    return dgamma_dbeta[::-1].copy()
 
 
 def needed_after_product(owed: Collection[str]) -> set[str]:
@@ -213,20 +298,25 @@ def _write_gradients(
     dgamma_dbeta: Array,
     dy: Array,
     saved: Saved,
+    sums: Array | Callable[[Array], Array] | None,
     *,
     sums_needed: bool,
 ) -> None:
     """The gradients of a dy in the layout's order: dx and dresidual unless they are None."""
-    x, gamma, beta, residual, statistics, count, layout, ddof, activation, frozen = saved
+    x, gamma, beta, residual, statistics, count, layout, ddof, activation, frozen = saved[:10]
     n, c, s = shape = layout.shape
+    weights = None if frozen else saved.weights
     x = flat(x, layout)
     if residual is not None:
         residual = flat(residual, layout)
     statistics = statistics.reshape(3, c)
     parameters = channel_parameters(gamma, beta, c)
-    if count == n * s:
+    plan: Fused | Planes | Columns
+    if weights is not None:
+        plan = weighted_plan(shape, x.itemsize)
+    elif count == n * s and sums is None:
         plan = training_plan(shape, x.itemsize, 3)
-    else:  # fused kernels count the values for themselves
+    else:  # fused kernels count and sum the values for themselves
         plan = elementwise_plan(shape, x.itemsize)
     if isinstance(plan, Fused):
         plan.backward(
@@ -237,12 +327,18 @@ def _write_gradients(
     constants, folded = plan.constants(7, x.dtype)
     fold_statistics(constants, folded, statistics, parameters, plan.spans)
     if sums_needed:
-        slices = plan.sum(dy, x, residual, constants, activation)
+        slices = plan.sum(dy, x, residual, None, constants, activation)
     else:
         slices = np.zeros((1, 2, constants.shape[1]))
+    m = float(count)
     fold_gradient_slices(
-        dgamma_dbeta, constants, folded, slices, statistics, parameters, plan.spans, count, ddof,
-        frozen,
-    )  # fmt: skip
-    if dx is not None or dresidual is not None:
-        plan.apply(dx, dresidual, dy, x, residual, constants, activation, frozen)
+        dgamma_dbeta, constants, folded, slices, statistics, parameters, plan.spans, m, ddof, frozen
+    )
+    if callable(sums):
+        sums = sums(dgamma_dbeta[::-1].reshape(2, *layout.kept))
+    if dx is None and dresidual is None:
+        return
+    if sums is not None:
+        whole = np.array(sums[::-1]).reshape(2, c)
+        fold_gradients(constants, folded, whole, statistics, parameters, plan.spans, m, ddof)
+    plan.apply(dx, dresidual, dy, x, residual, weights, constants, activation, frozen)

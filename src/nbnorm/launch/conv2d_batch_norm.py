@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nbnorm.launch import batch_norm
 from nbnorm.launch.batch_norm import Normalization, Saved
 from nbnorm.launch.conv2d import algorithms
@@ -26,12 +28,11 @@ def forward(
     written = new_images(conv.output_shape, conv.axis, images.last, x.dtype)
     summed = algorithms.forward(
         written, images, weight, conv, constants=shift_by(bias, len(weight), x.dtype),
-        sums=normalization.statistics is None,
+        sums=normalization.statistics is None and normalization.weights is None and x.size > 0,
     )  # fmt: skip
     z = written.array(conv.axis)
     layout = layout_of(z.shape, z.strides, (conv.axis % 4,))
-    y, statistics = batch_norm.normalize(z, layout, normalization, out, summed)
-    return y, Saved.of(z, layout, normalization, statistics, z.size // len(weight))
+    return batch_norm.normalize(z, layout, normalization, out, summed)
 
 
 def inference(
@@ -63,10 +64,11 @@ def differentiate(
     conv: Convolution,
     owed: frozenset[str],
     out: Gradients,
+    sums: Array | Callable[[Array], Array] | None = None,
 ) -> Gradients:
     """The gradients dx, dweight, dbias, dgamma, dbeta and dresidual, those that are `owed`."""
     dz, dgamma, dbeta, dresidual = batch_norm.differentiate(
-        dy, saved, batch_norm.needed_after_product(owed), (None, *out[3:])
+        dy, saved, batch_norm.needed_after_product(owed), (None, *out[3:]), sums
     )
     dx = dweight = dbias = None
     if dz is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,7 +33,12 @@ def forward(
         normalization = normalization._replace(residual=normalization.residual.reshape(n, k))
     y = destination(out, (*x.shape[:-1], k), x.dtype)
     of_batch = normalization.statistics is None
-    if of_batch and dense_by_covariance.use_covariance(n, k, c):
+    weights = normalization.weights
+    if weights is not None:
+        places = np.broadcast_to(weights.places, (*x.shape[:-1], 1)).reshape(n, 1)
+        normalization = normalization._replace(weights=weights._replace(places=places))
+    plain = of_batch and weights is None and normalization.whole is None
+    if plain and dense_by_covariance.use_covariance(n, k, c):
         found = dense_by_covariance.normalize_product(
             y.written, x.reshape(n, c), weight, bias, normalization
         )
@@ -43,12 +49,12 @@ def forward(
             normalization = normalization._replace(residual=None)
             saved = Saved.of(nothing, layout, normalization, statistics, n)
             return y.deliver(), saved, standardized
-    summed = sums_for((n, k, c), x.dtype) if of_batch and k else None
+    summed = sums_for((n, k, c), x.dtype) if of_batch and weights is None and k and n else None
     z = _product(x, weight, bias, summed)
     layout = layout_of(z.shape, z.strides, (1,))
     rows = y.written.reshape(n, k)
-    _, statistics = batch_norm.normalize(z, layout, normalization, rows, summed)
-    return y.deliver(), Saved.of(z, layout, normalization, statistics, n), None
+    _, saved = batch_norm.normalize(z, layout, normalization, rows, summed)
+    return y.deliver(), saved, None
 
 
 def _product(x: Array, weight: Array, bias: Array | None, summed: Summed | None) -> Array:
@@ -90,6 +96,7 @@ def differentiate(
     standardized: StandardizedInput | None,
     owed: frozenset[str],
     out: Gradients,
+    sums: Array | Callable[[Array], Array] | None = None,
 ) -> Gradients:
     """The gradients dx, dweight, dbias, dgamma, dbeta and dresidual, those that are `owed`."""
     if standardized is not None:
@@ -108,7 +115,7 @@ def differentiate(
         rows = place.written.reshape(shape)
     wanted = batch_norm.needed_after_product(owed)
     dz, dgamma, dbeta, dresidual = batch_norm.differentiate(
-        dy.reshape(shape), saved, wanted, (None, out[3], out[4], rows)
+        dy.reshape(shape), saved, wanted, (None, out[3], out[4], rows), sums
     )
     if dresidual is not None:
         dresidual = place.deliver()

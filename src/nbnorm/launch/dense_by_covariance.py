@@ -87,10 +87,10 @@ def normalize_product(
 
     None, and y as it was, where var would lose digits or a value overflows.
     """
-    gamma, beta, _, eps, ddof, activation, residual = normalization
+    gamma, beta, _, eps, ddof, activation, residual = normalization[:7]
     n = len(x)
-    rows, statistics = normalize(x, layout_of(x.shape, x.strides, (1,)), Normalization())
-    std = np.sqrt(statistics[1])
+    rows, saved = normalize(x, layout_of(x.shape, x.strides, (1,)), Normalization())
+    std = np.sqrt(saved.statistics[1])
     gram = deep_product(matrix(rows).transposed, matrix(rows))
     wide = weight.astype(np.float64)
     v = wide * std
@@ -103,7 +103,7 @@ def normalize_product(
         np.divide(1.0, np.sqrt(var + eps), out=inv_std, where=var + eps != 0.0)
         a = inv_std if gamma is None else inv_std * gamma
         scaled_weight = (a[:, np.newaxis] * v).astype(x.dtype)
-        mean = (wide * statistics[0]).sum(axis=1)
+        mean = (wide * saved.statistics[0]).sum(axis=1)
         if bias is not None:
             mean += bias
         if not (np.isfinite(scaled_weight).all() and np.isfinite(mean).all()):

@@ -165,6 +165,7 @@ class Planes(NamedTuple):
         dy: Array | None,
         x: Array,
         residual: Array | None,
+        weights: Array | None,
         constants: Array,
         activation: Any,
     ) -> Array:
@@ -173,7 +174,7 @@ class Planes(NamedTuple):
         slices = scratch.take("sums", (self.slices, 2, c), np.float64)
         run(
             sums.sum_planes, self.slices * c, self.parallel, slices, dy,
-            x, residual, constants, activation, self.shape,
+            x, residual, weights, constants, activation, self.shape,
         )  # fmt: skip
         return slices
 
@@ -194,6 +195,7 @@ class Planes(NamedTuple):
         dy: Array,
         x: Array,
         residual: Array | None,
+        weights: Array | None,
         constants: Array,
         activation: Any,
         frozen: bool,
@@ -202,7 +204,7 @@ class Planes(NamedTuple):
         stream = self.streamed and dx is not None
         run(
             gradients.apply_planes, self.tiles, self.parallel, dx,
-            dresidual, dy, x, residual, constants, activation, frozen, stream, self.size,
+            dresidual, dy, x, residual, weights, constants, activation, frozen, stream, self.size,
             self.shape,
         )  # fmt: skip
 
@@ -241,6 +243,7 @@ class Columns(NamedTuple):
         dy: Array | None,
         x: Array,
         residual: Array | None,
+        weights: Array | None,
         constants: Array,
         activation: Any,
     ) -> Array:
@@ -248,7 +251,7 @@ class Columns(NamedTuple):
         slices = scratch.take("sums", (self.tiles, 2, constants.shape[1]), np.float64)
         run(
             sums.sum_columns, self.tiles, self.parallel, slices, dy, x,
-            residual, constants, activation, self.height, self.row_length,
+            residual, weights, constants, activation, self.height, self.row_length,
         )  # fmt: skip
         return slices
 
@@ -279,6 +282,7 @@ class Columns(NamedTuple):
         dy: Array,
         x: Array,
         residual: Array | None,
+        weights: Array | None,
         constants: Array,
         activation: Any,
         frozen: bool,
@@ -287,7 +291,7 @@ class Columns(NamedTuple):
         stream = self.streamed and _on_lines(dx, self.row_length)
         run(
             gradients.apply_columns, self.tiles, self.parallel,
-            dx, dresidual, dy, x, residual, constants, activation, frozen, stream, self.height,
+            dx, dresidual, dy, x, residual, weights, constants, activation, frozen, stream, self.height,
             self.row_length,
         )  # fmt: skip
 
@@ -333,6 +337,17 @@ def elementwise_plan(shape: Shape, itemsize: int) -> Planes | Columns:
 
 
 @functools.lru_cache(maxsize=4096)
+def weighted_plan(shape: Shape, itemsize: int) -> Planes | Columns:
+    """The plan for kernels that read a weight for each place of a channel, (n, s) of them.
+
+    A row of columns has one weight, so it is one sample, and its channels are single values.
+    """
+    if shape[2] == 1:
+        return _columns(shape, itemsize, 2, copies=1)
+    return _planes(shape, itemsize, 2)
+
+
+@functools.lru_cache(maxsize=4096)
 def columns_plan(n: int, c: int, itemsize: int) -> Columns:
     """The plan for the columns of a matrix (n, c)."""
     return _columns((n, c, 1), itemsize, 2)
@@ -375,9 +390,10 @@ def _planes(shape: Shape, itemsize: int, arrays: int) -> Planes:
     )
 
 
-def _columns(shape: Shape, itemsize: int, arrays: int) -> Columns:
+def _columns(shape: Shape, itemsize: int, arrays: int, copies: int | None = None) -> Columns:
     n, c, s = shape
-    copies = _copies(n, c * s, itemsize)
+    if copies is None:
+        copies = _copies(n, c * s, itemsize)
     row_length = copies * c * s
     rows = n // copies
     wanted = max(1, rows * row_length * itemsize // TILE_BYTES)

@@ -7,9 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm.kernels.batch_norm import moments
+from nbnorm.kernels.channels import HEAD
 from nbnorm.launch.layout import flat, layout_of
 from nbnorm.launch.machine import whole_vectors
-from nbnorm.launch.plans import Columns, Planes, Shape, columns_plan, elementwise_plan
+from nbnorm.launch.plans import (
+    Columns,
+    Planes,
+    Shape,
+    columns_plan,
+    elementwise_plan,
+    weighted_plan,
+)
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
 
@@ -24,6 +32,31 @@ class Summed(NamedTuple):
     sums: Array
     pivots: Array
     counts: Array
+
+
+class Weights(NamedTuple):
+    """How much each place of a channel counts.
+
+    places   of the type of x and in its shape, but for a 1 in each kept axis; or all of them in
+             the order of its layout, (n s,)
+    total    their sum over a channel
+    """
+
+    places: Array
+    total: float
+
+
+class ChannelMoments(NamedTuple):
+    """What the values of each channel come to, be they a batch or a part of one.
+
+    count      values in a channel, or the sum of their weights
+    mean       (2, c) float64: head and tail, whose sum is the mean to more digits than float64 has
+    squares    (c,) float64: the sum of squared deviations from the mean
+    """
+
+    count: float  # type: ignore[assignment]  # not tuple.count
+    mean: Array
+    squares: Array
 
 
 def sums_about(counts: Array, channels: int, dtype: np.dtype[Any]) -> Summed:
@@ -53,16 +86,26 @@ def finish_slices(
     parameters: Array,
     eps: float,
     ddof: int,
-) -> None:
-    """Statistics and constants of all channels of x, which is summed twice if a pivot was bad."""
+    weights: Weights | None = None,
+    pivots: Array | None = None,
+) -> Array:
+    """Statistics and constants of all channels of x, which is summed twice if a pivot was bad.
+
+    Returns the sums (2, >= c) about `pivots` (c,), which are written if given.
+    """
+    n, c, s = plan.shape
+    places, m = (None, float(n * s)) if weights is None else weights
     moments.place_pivots(constants, folded, x, plan.spans, plan.shape)
     for attempt in range(2):
-        slices = plan.sum(None, x, None, constants, None)
+        slices = plan.sum(None, x, None, places, constants, None)
+        if pivots is not None:
+            pivots[:] = folded[HEAD, :c]
         if not moments.settle_slices(
-            statistics, constants, folded, slices, x, parameters, plan.spans, eps, ddof, attempt,
-            plan.shape,
+            statistics, constants, folded, slices, x, places, m, parameters, plan.spans, eps, ddof,
+            attempt, plan.shape,
         ):  # fmt: skip
             break
+    return slices[0]
 
 
 def finish_blocks(
@@ -93,6 +136,39 @@ def channel_statistics(x: Array, shape: Shape, summed: Summed | None = None) -> 
         if summed is None or not finish_blocks(plan, *channels, summed, x, parameters, 0.0, 0):
             finish_slices(plan, *channels, x, parameters, 0.0, 0)
     return statistics
+
+
+def channel_moments(
+    x: Array, shape: Shape, weights: Weights | None = None, summed: Summed | None = None
+) -> ChannelMoments:
+    """The moments of a flat x, in one pass unless a pivot was bad; `summed` if already taken."""
+    n, c, s = shape
+    m = float(n * s) if weights is None else weights.total
+    mean = np.zeros((2, c))
+    if x.size == 0 or m == 0.0:
+        return ChannelMoments(0.0, mean, np.zeros(c))
+    plan = (elementwise_plan if weights is None else weighted_plan)(shape, x.itemsize)
+    constants, folded = plan.constants(3, x.dtype)
+    parameters = channel_parameters(None, None, c)
+    statistics, pivots = np.empty((3, c)), np.empty(c)
+    channels = statistics, constants, folded
+    if summed is not None and finish_blocks(plan, *channels, summed, x, parameters, 0.0, 0):
+        sums = summed.sums[0]
+        pivots[:] = summed.pivots[0, HEAD, :c]
+    else:
+        sums = finish_slices(plan, *channels, x, parameters, 0.0, 0, weights, pivots)
+    mean[0] = statistics[0]
+    mean[1] = _lost(pivots, sums[0, :c] / m, statistics[0])
+    return ChannelMoments(m, mean, statistics[1] * m)
+
+
+@np.errstate(invalid="ignore", over="ignore")  # of inf and NaN, which a kernel takes in silence
+def _lost(pivots: Array, offsets: Array, rounded: Array) -> Array:
+    """What ``pivots + offsets`` lost where it was rounded; 0 where `rounded` is not that sum."""
+    added = rounded - pivots
+    lost = (pivots - (rounded - added)) + (offsets - added)
+    good = np.isfinite(lost) & (pivots + offsets == rounded)  # not where summed value by value
+    return np.where(good, lost, 0.0)
 
 
 def channel_sums(dz: Array) -> Array:

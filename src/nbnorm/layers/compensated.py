@@ -9,8 +9,8 @@ import numpy as np
 from nbnorm import checks
 from nbnorm.functional.batch_norm import batch_norm_inference
 from nbnorm.functional.conv2d import conv2d_backward
-from nbnorm.functional.cross_iteration_batch_norm import BatchStatistics
 from nbnorm.functional.dense import dense_backward
+from nbnorm.functional.moments import Moments
 from nbnorm.layers.conv2d import Conv2d
 from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
 from nbnorm.layers.dense import Dense
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class _Batch(NamedTuple):
-    """What is kept of a batch: its statistics, the parameters then, the derivatives by them."""
+    """What is kept of a batch: its moments, the parameters then, the derivatives by them."""
 
-    statistics: BatchStatistics
+    moments: Moments
     weight: Array
     bias: Array | None
     dmean: Array
@@ -130,7 +130,7 @@ class Compensated(Sequential):
 
 
 def statistics_gradients(
-    product: Dense | Conv2d, x: Array, z: Array, own: BatchStatistics
+    product: Dense | Conv2d, x: Array, z: Array, own: Moments
 ) -> tuple[Array, Array]:
     """d(mean)/d(weight) and d(var)/d(weight) of a product's outputs z, by its gradient of weights.
 
@@ -160,16 +160,16 @@ def statistics_gradients(
     return cast(Array, dmean), cast(Array, dvar)
 
 
-def _carried_over(batch: _Batch, product: Dense | Conv2d) -> BatchStatistics:
+def _carried_over(batch: _Batch, product: Dense | Conv2d) -> Moments:
     """The statistics of an earlier batch under the weights of now."""
     k = len(product.weight)
     change = product.weight - batch.weight
     by_group = change.reshape(len(batch.dmean), -1, batch.dmean[0].size)
     dmean = batch.dmean.reshape(len(batch.dmean), -1)
-    mean = batch.statistics.mean + np.einsum("gki,gi->gk", by_group, dmean).reshape(k)
+    mean = batch.moments.mean + np.einsum("gki,gi->gk", by_group, dmean).reshape(k)
     if product.bias is not None and batch.bias is not None:
         mean += product.bias - batch.bias
-    var = batch.statistics.var + np.einsum(
+    var = batch.moments.var() + np.einsum(
         "ki,ki->k", change.reshape(k, -1), batch.dvar.reshape(k, -1)
     )
-    return BatchStatistics(mean, np.maximum(var, 0.0), batch.statistics.count)
+    return Moments.from_statistics(mean, np.maximum(var, 0.0), batch.moments.count)

@@ -11,10 +11,10 @@ from numpy.typing import DTypeLike
 from nbnorm.functional.arguments import Activation, size
 from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.functional.cross_iteration_batch_norm import (
-    BatchStatistics,
     check_sequence,
     cross_iteration_batch_norm_forward,
 )
+from nbnorm.functional.moments import Moments
 from nbnorm.layers.batch_norm import BatchNorm
 from nbnorm.layers.normalizing import Affine
 from nbnorm.typing import Array
@@ -107,7 +107,7 @@ class CrossIterationBatchNorm(BatchNorm):
             dtype=dtype,
         )
         self.window = window
-        self._earlier: tuple[BatchStatistics, ...] = ()
+        self._earlier: tuple[Moments, ...] = ()
 
     @property
     def window(self) -> int:
@@ -135,8 +135,8 @@ class CrossIterationBatchNorm(BatchNorm):
         return y, context
 
     def forward_after(
-        self, earlier: Sequence[BatchStatistics], x: Array, residual: Array | None = None
-    ) -> tuple[Array, BatchNormContext, BatchStatistics]:
+        self, earlier: Sequence[Moments], x: Array, residual: Array | None = None
+    ) -> tuple[Array, BatchNormContext, Moments]:
         """Return y, the context and the batch's own statistics, given those of earlier batches.
 
         `forward` in training, with the memory left to the caller. The earlier batches come the

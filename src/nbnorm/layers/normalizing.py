@@ -26,8 +26,8 @@ class Statistics(Protocol):
         """Variance of each channel over m - ddof."""
 
     @property
-    def count(self) -> int:
-        """The number m of values in a channel."""
+    def count(self) -> float:
+        """The number m of values in a channel, or the sum of their weights."""
 
 
 Context = TypeVar("Context", bound=Statistics)

@@ -32,7 +32,11 @@ x reaches z along three paths: directly, through the mean and through the varian
     dx = gamma / s (dz - sum(dz) / m - xh sum(dz xh) / (m - ddof))     statistics of this batch
     dx = gamma / s dz                                                  statistics given (frozen)
 
-The mean's path always divides by m, the variance's by whatever the variance was divided by.
+The mean's path always divides by m, the variance's by whatever the variance was divided by. Where
+places have weights w, m is their sum, the terms of sums in mean and var are w times as large, and
+so are the last two terms of dx; the sums of dz are over all places alike::
+
+    dx = gamma / s (dz - w (sum(dz) / m + xh sum(dz xh) / (m - ddof)))
 
 Two slips to avoid
 ~~~~~~~~~~~~~~~~~~
@@ -60,6 +64,7 @@ from nbnorm.reference.batch_norm import (
     BatchNormGradients,
     batch_norm_backward,
     batch_norm_forward,
+    batch_norm_gradient_sums,
     batch_norm_inference,
     batch_statistics,
     inverse_std,
@@ -106,6 +111,7 @@ __all__ = [
     "activate_derivative",
     "batch_norm_backward",
     "batch_norm_forward",
+    "batch_norm_gradient_sums",
     "batch_norm_inference",
     "batch_statistics",
     "compensate_statistics",

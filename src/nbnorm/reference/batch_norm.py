@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,13 +23,20 @@ class BatchNormGradients(NamedTuple):
 
 @np.errstate(invalid="ignore")  # inf - inf is NaN, as specified: no news to warn about
 def batch_statistics(
-    x: ArrayLike, *, axis: int | tuple[int, ...] = 1, ddof: int = 0
+    x: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    axis: int | tuple[int, ...] = 1,
+    ddof: int = 0,
 ) -> tuple[Array, Array]:
     """Take each channel's mean and variance, in two passes.
+
+    With weights of the places, m is their sum and every term of a sum is w times as large.
 
     Parameters
     ----------
     x : array of any shape
+    sample_weight : array that broadcasts against x, the kept axes at length 1, optional
     axis : int or tuple of ints
         The axes that keep statistics of their own; all others are reduced.
     ddof : 0 or 1
@@ -47,12 +54,13 @@ def batch_statistics(
     """
     x = np.asarray(x, np.float64)
     reduced = reduced_axes(x.ndim, axis)
-    m = values_per_channel(x, reduced)
-    mean = np.sum(x, axis=reduced) / m
+    w = places_of(x, reduced, sample_weight)
+    m = np.sum(w)
+    mean = np.sum(w * x, axis=reduced) / m
     # The rounded mean of a constant channel need not be the constant: (0.1 + 0.1 + 0.1) / 3 is
     # not 0.1. Adding the mean of what is left over makes it so, and refines every other mean.
-    mean = mean + np.sum(x - np.expand_dims(mean, reduced), axis=reduced) / m
-    var = np.sum((x - np.expand_dims(mean, reduced)) ** 2, axis=reduced) / (m - ddof)
+    mean = mean + np.sum(w * (x - np.expand_dims(mean, reduced)), axis=reduced) / m
+    var = np.sum(w * (x - np.expand_dims(mean, reduced)) ** 2, axis=reduced) / (m - ddof)
     return mean, var
 
 
@@ -75,6 +83,7 @@ def batch_norm_forward(
     beta: ArrayLike | None = None,
     *,
     statistics: tuple[ArrayLike, ArrayLike] | None = None,
+    sample_weight: ArrayLike | None = None,
     axis: int | tuple[int, ...] = 1,
     eps: float = 1e-5,
     ddof: int = 0,
@@ -89,6 +98,7 @@ def batch_norm_forward(
     gamma, beta : arrays of the kept axes' shape, optional
     statistics : (mean, var), optional
         Arrays of the kept axes' shape. By default the statistics of x itself.
+    sample_weight : as in `batch_statistics`, optional
     axis : int or tuple of ints
         The axes that keep statistics of their own.
     eps : float
@@ -110,7 +120,7 @@ def batch_norm_forward(
     """
     x = np.asarray(x, np.float64)
     reduced = reduced_axes(x.ndim, axis)
-    mean, var = batch_statistics(x, axis=axis, ddof=ddof) if statistics is None else statistics
+    mean, var = statistics or batch_statistics(x, sample_weight=sample_weight, axis=axis, ddof=ddof)
     xh = (x - np.expand_dims(mean, reduced)) * np.expand_dims(inverse_std(var, eps), reduced)
     return activate(_scale_and_shift(xh, gamma, beta, residual, reduced), activation)
 
@@ -155,19 +165,23 @@ def batch_norm_backward(
     beta: ArrayLike | None = None,
     *,
     statistics: tuple[ArrayLike, ArrayLike] | None = None,
+    sample_weight: ArrayLike | None = None,
     axis: int | tuple[int, ...] = 1,
     eps: float = 1e-5,
     ddof: int = 0,
     activation: Activation = None,
     residual: ArrayLike | None = None,
 ) -> BatchNormGradients:
-    """Differentiate `batch_norm_forward`; given statistics are constants.
+    """Differentiate `batch_norm_forward`; given statistics are constants, and so are weights.
+
+    The path through mean and variance leads to x by way of its weight, so that its terms are w
+    times as large; what comes along it are the sums over all places, whatever their weights.
 
     Parameters
     ----------
     dy : array of x's shape
         The gradient of the loss with respect to the forward's y.
-    x, gamma, beta, statistics, axis, eps, ddof, activation, residual
+    x, gamma, beta, statistics, sample_weight, axis, eps, ddof, activation, residual
         What the forward was given.
 
     Returns
@@ -188,10 +202,11 @@ def batch_norm_backward(
     """
     x = np.asarray(x, np.float64)
     reduced = reduced_axes(x.ndim, axis)
-    m = values_per_channel(x, reduced)
+    w = places_of(x, reduced, sample_weight)
+    m = np.sum(w)
 
     # The forward again, as far as the value that entered the activation.
-    mean, var = batch_statistics(x, axis=axis, ddof=ddof) if statistics is None else statistics
+    mean, var = statistics or batch_statistics(x, sample_weight=sample_weight, axis=axis, ddof=ddof)
     inv_std = np.expand_dims(inverse_std(var, eps), reduced)
     xh = (x - np.expand_dims(mean, reduced)) * inv_std
     z = _scale_and_shift(xh, gamma, beta, residual, reduced)
@@ -202,11 +217,9 @@ def batch_norm_backward(
 
     dx = dz
     if statistics is None:
-        dx = (
-            dz
-            - np.expand_dims(sum_dz / m, reduced)
-            - xh * np.expand_dims(sum_dz_xh / (m - ddof), reduced)
-        )
+        through_mean = np.expand_dims(sum_dz / m, reduced)
+        through_var = xh * np.expand_dims(sum_dz_xh / (m - ddof), reduced)
+        dx = dz - w * (through_mean + through_var)
     dx = dx * inv_std
     if gamma is not None:
         dx = dx * np.expand_dims(gamma, reduced)
@@ -219,6 +232,41 @@ def batch_norm_backward(
     )
 
 
+def batch_norm_gradient_sums(
+    dy: ArrayLike,
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    **options: Any,
+) -> Array:
+    """The two sums over x in the dx of `batch_norm_backward`: sum(dz) and sum(dz xh).
+
+    Of a part of a batch, they add up over the parts.
+
+    Parameters
+    ----------
+    dy, x, gamma, beta, **options
+        As in `batch_norm_backward`.
+
+    Returns
+    -------
+    array (2, ...) of the kept axes' shape
+
+    Examples
+    --------
+    >>> batch_norm_gradient_sums([[1.0], [0.0]], [[3.0], [5.0]], statistics=([1.0], [4.0]), eps=0.0)
+    array([[1.],
+           [1.]])
+    """
+    x = np.asarray(x, np.float64)
+    kept = np.sum(x, axis=reduced_axes(x.ndim, options.get("axis", 1))).shape
+    # dbeta and dgamma, whether there are beta and gamma or not.
+    gamma = np.ones(kept) if gamma is None else gamma
+    beta = np.zeros(kept) if beta is None else beta
+    _, dgamma, dbeta, _ = batch_norm_backward(dy, x, gamma, beta, **options)
+    return np.array([dbeta, dgamma])
+
+
 def reduced_axes(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
     """Return the axes that statistics are taken over: those that `axis` does not keep.
 
@@ -229,8 +277,15 @@ def reduced_axes(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def values_per_channel(x: Array, reduced: tuple[int, ...]) -> int:
-    """The number m."""
+    """The number m where places have no weights."""
     return math.prod(x.shape[a] for a in reduced)
+
+
+def places_of(x: Array, reduced: tuple[int, ...], sample_weight: ArrayLike | None) -> Array:
+    """The weights of all places of a channel, with the kept axes at length 1."""
+    shape = [size if axis in reduced else 1 for axis, size in enumerate(x.shape)]
+    weights = 1.0 if sample_weight is None else np.asarray(sample_weight, np.float64)
+    return np.broadcast_to(weights, shape)
 
 
 def _scale_and_shift(

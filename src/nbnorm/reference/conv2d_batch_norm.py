@@ -45,7 +45,7 @@ def conv2d_batch_norm_forward(
     stride, padding, dilation, groups
         As in `conv2d_forward`.
     **options
-        statistics, eps, ddof, activation and residual of `batch_norm_forward`.
+        statistics, sample_weight, eps, ddof, activation and residual of `batch_norm_forward`.
 
     Returns
     -------

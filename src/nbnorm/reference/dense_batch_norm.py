@@ -39,7 +39,7 @@ def dense_batch_norm_forward(
     weight : array (k, c)
     gamma, beta, bias : arrays (k,), optional
     **options
-        statistics, eps, ddof, activation and residual of `batch_norm_forward`.
+        statistics, sample_weight, eps, ddof, activation and residual of `batch_norm_forward`.
 
     Returns
     -------

@@ -126,7 +126,8 @@ def test_planes(shape, size, stream, frozen, variant, wanted):
     _, constants = constants_of(drawn, None, sums, frozen)
     outputs = Outputs(drawn, wanted, offset)
     apply_planes(
-        0, -(-dx.size // size), **outputs.arrays, dy=drawn.dy, constants=constants, frozen=frozen,
+        0, -(-dx.size // size), **outputs.arrays, dy=drawn.dy, weights=None, constants=constants,
+        frozen=frozen,
         stream=stream and "dx" in wanted, size=size, shape=shape, **drawn.data(variant),
     )  # fmt: skip
     outputs.assert_hold(dx, dresidual)
@@ -154,7 +155,8 @@ def test_columns(shape, copies, stream, height, frozen, variant, wanted):
     _, constants = constants_of(drawn, seen, sums, frozen, ddof=1)
     outputs = Outputs(drawn, wanted)
     apply_columns(
-        0, seen.tiles(height), **outputs.arrays, dy=drawn.dy, constants=constants, frozen=frozen,
+        0, seen.tiles(height), **outputs.arrays, dy=drawn.dy, weights=None, constants=constants,
+        frozen=frozen,
         stream=stream and "dx" in wanted, height=height, row_length=seen.row_length,
         **drawn.data(variant),
     )  # fmt: skip
@@ -167,7 +169,7 @@ def test_tiles_together_in_parallel_over_dy_and_of_either_kind_are_the_same():
     drawn.x[...], drawn.dy[...] = np.random.default_rng(0).standard_normal((2, drawn.x.size))
     seen = columns(drawn.shape, 2, variant.dtype)
     sums = by_numpy(drawn, variant)[3]
-    common = {"frozen": False, "stream": False, **drawn.data(variant)}
+    common = {"weights": None, "frozen": False, "stream": False, **drawn.data(variant)}
     planes = {"constants": constants_of(drawn, None, sums)[1], "size": 1000, "shape": drawn.shape}
     rows = {"constants": constants_of(drawn, seen, sums)[1], "height": 16,
             "row_length": seen.row_length}  # fmt: skip

@@ -45,7 +45,8 @@ def take(x, way, eps=1e-5, ddof=0, gamma=1.0, pivot=None):
         constants[...] = folded if way == "planes" else seen.spread(folded)
     moved = []
     for attempt in range(2):
-        data = {"dy": None, "x": flat, "residual": None, "constants": constants, "activation": None}
+        data = {"dy": None, "x": flat, "residual": None, "weights": None, "constants": constants,
+                "activation": None}  # fmt: skip
         if way == "planes":
             sums = np.full((4, 2, c), np.nan)
             sum_planes(0, 4 * c, sums=sums, shape=x.shape, **data)
@@ -55,8 +56,8 @@ def take(x, way, eps=1e-5, ddof=0, gamma=1.0, pivot=None):
         moved.append(
             settle_slices(
                 statistics=statistics, constants=constants, folded=folded, sums=sums, x=flat,
-                parameters=parameters, spans=spans, eps=eps, ddof=ddof, attempt=attempt,
-                shape=x.shape,
+                weights=None, m=x.shape[0] * x.shape[2], parameters=parameters, spans=spans,
+                eps=eps, ddof=ddof, attempt=attempt, shape=x.shape,
             )
         )  # fmt: skip
         if moved[-1] == 0:

@@ -16,7 +16,16 @@ from nbnorm.kernels import (
     sum_planes,
     sum_planes_parallel,
 )
-from tests.kernels.views import DTYPES, SLOPES, VARIANTS, Drawn, Variant, columns, integers
+from tests.kernels.views import (
+    DTYPES,
+    SLOPES,
+    VARIANTS,
+    Drawn,
+    Variant,
+    columns,
+    integers,
+    integers_in,
+)
 
 both_types = pytest.mark.parametrize("dtype", DTYPES)
 FORWARD = [(Variant(dtype, None, False), False) for dtype in DTYPES]
@@ -29,9 +38,9 @@ def given(drawn: Drawn, variant: Variant, with_dy: bool):
     """The kernels' arguments, and u and v by NumPy."""
     v = drawn.x - drawn.along(drawn.constants[0])
     if not with_dy:
-        return {"dy": None, **drawn.data(variant)}, v, v
+        return {"dy": None, "weights": None, **drawn.data(variant)}, v, v
     slopes = np.where(drawn.entering(variant) > 0, 1.0, SLOPES[variant.activation])
-    return {"dy": drawn.dy, **drawn.data(variant)}, drawn.dy * slopes, v
+    return {"dy": drawn.dy, "weights": None, **drawn.data(variant)}, drawn.dy * slopes, v
 
 
 @each_direction
@@ -91,12 +100,36 @@ def test_columns_in_slices_of_rows(shape, copies, height, variant, with_dy):
 
 
 @both_types
+@pytest.mark.parametrize("shape", [(3, 2, 5), (2, 3, 64), (2, 3, 1000), (83, 3, 1), (40, 70, 1)])
+def test_the_sums_of_places_with_weights(shape, dtype):
+    drawn = integers(shape, dtype)
+    n, c, s = shape
+    arguments, _, v = given(drawn, Variant(dtype, None, False), False)
+    weights = integers_in((n * s,), dtype, 3)
+    u = (v.reshape(shape) * weights.reshape(n, 1, s)).reshape(-1)
+    sums = np.full((2, 2, c), np.nan)
+    options = arguments | {"weights": weights}
+    sum_planes(0, 2 * c, sums=sums, constants=drawn.constants, shape=shape, **options)
+    np.testing.assert_array_equal(sums.sum(axis=0), [drawn.total(u), drawn.total(u * v)])
+    if s == 1:  # a row of columns is a sample
+        seen = columns(shape, 1, dtype)
+        tiles = seen.tiles(16)
+        sums = np.full((tiles, 2, seen.stride), np.nan)
+        sum_columns(
+            0, tiles, sums=sums, constants=seen.spread(drawn.constants), height=16, row_length=c,
+            **options,
+        )  # fmt: skip
+        by_channel = sums[..., :c].sum(axis=0)
+        np.testing.assert_array_equal(by_channel, [drawn.total(u), drawn.total(u * v)])
+
+
+@both_types
 @pytest.mark.parametrize("offset", [0, 1])
 def test_tiles_alone_together_and_in_parallel_are_the_same(offset, dtype):
     drawn = integers((129, 3, 50), dtype, offset)
     drawn.x[...] = np.random.default_rng(0).standard_normal(drawn.x.size)  # order would show
     seen = columns(drawn.shape, 2, dtype)
-    given = {"dy": None, **drawn.data(Variant(dtype, None, False))}
+    given = {"dy": None, "weights": None, **drawn.data(Variant(dtype, None, False))}
     planes = {"constants": drawn.constants, "shape": drawn.shape, **given}
     rows = {"constants": seen.spread(drawn.constants), "height": 16,
             "row_length": seen.row_length, **given}  # fmt: skip
@@ -122,7 +155,7 @@ def test_float32_sums_do_not_drift(kernel):
     drawn = integers((m, 1, 1) if kernel == "columns" else (1, 1, m), "float32")
     drawn.x[...] = 0.1
     constants = np.zeros((3, 1), np.float32)
-    given = {"dy": None, **drawn.data(Variant("float32", None, False))}
+    given = {"dy": None, "weights": None, **drawn.data(Variant("float32", None, False))}
     if kernel == "planes":
         sums = np.empty((1, 2, 1))
         sum_planes(0, 1, sums=sums, constants=constants, shape=drawn.shape, **given)

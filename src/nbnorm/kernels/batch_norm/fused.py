@@ -54,11 +54,12 @@ def forward_planes(
         for attempt in range(2):
             for channel in range(first, last):
                 sums[0, channel], sums[1, channel] = sum_plane(
-                    None, x, None, constants, channel, 0, n * s, None, shape
+                    None, x, None, None, constants, channel, 0, n * s, None, shape
                 )
             moved = finish_statistics(
-                statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
-            )
+                statistics, constants, sums, x, None, n * s, parameters, first, last, eps, ddof,
+                attempt, shape,
+            )  # fmt: skip
             if moved == 0:
                 break
         # The last planes first: they are still in cache when the channel is larger than it.
@@ -88,10 +89,11 @@ def forward_columns(
         choose_pivots_of_columns(constants, x, first, last, n, c)
         for attempt in range(2):
             sums[:, first:last] = 0.0
-            sum_block(sums, None, x, None, constants, (0, n), (first, last), c, None)
+            sum_block(sums, None, x, None, None, constants, (0, n), (first, last), c, None)
             moved = finish_statistics(
-                statistics, constants, sums, x, parameters, first, last, eps, ddof, attempt, shape
-            )
+                statistics, constants, sums, x, None, n, parameters, first, last, eps, ddof,
+                attempt, shape,
+            )  # fmt: skip
             if moved == 0:
                 break
         normalize_block(y, x, residual, constants, (0, n), (first, last), c, activation, stream)
@@ -129,7 +131,7 @@ def backward_planes(
         channel_constants(constants, statistics, parameters, first, last)
         for channel in range(first, last):
             sums[0, channel], sums[1, channel] = sum_plane(
-                dy, x, residual, constants, channel, 0, n * s, activation, shape
+                dy, x, residual, None, constants, channel, 0, n * s, activation, shape
             )
         finish_gradients(
             gradients, constants, sums, statistics, parameters, first, last, n * s, ddof, frozen
@@ -140,8 +142,8 @@ def backward_planes(
             for channel in range(first, last):
                 start = (sample * c + channel) * s
                 apply_segment(
-                    dx, dresidual, dy, x, residual, start, s, constants, channel, activation,
-                    frozen, stream,
+                    dx, dresidual, dy, x, residual, None, start, 0, s, constants, channel,
+                    activation, frozen, stream,
                 )  # fmt: skip
 
 
@@ -164,15 +166,15 @@ def backward_columns(
         last = min(first + width, c)
         channel_constants(constants, statistics, parameters, first, last)
         sums[:, first:last] = 0.0
-        sum_block(sums, dy, x, residual, constants, (0, n), (first, last), c, activation)
+        sum_block(sums, dy, x, residual, None, constants, (0, n), (first, last), c, activation)
         finish_gradients(
             gradients, constants, sums, statistics, parameters, first, last, n, ddof, frozen
         )
         if dx is None and dresidual is None:
             continue
         apply_block(
-            dx, dresidual, dy, x, residual, constants, (0, n), (first, last), c, activation,
-            frozen, stream,
+            dx, dresidual, dy, x, residual, None, constants, (0, n), (first, last), c,
+            activation, frozen, stream,
         )  # fmt: skip
 
 

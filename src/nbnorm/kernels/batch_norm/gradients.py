@@ -7,7 +7,8 @@ With g = dy activation'(z), where z is computed again from x:
 
     a = gamma inv_std     b = -a dgamma / (m - ddof)                d = -a dbeta / m
 
-and b = d = 0 where the statistics were given rather than the batch's. As in normalize.py the mean
+and b = d = 0 where the statistics were given rather than the batch's. Where places have weights,
+b and d are w times as large, and m is the sum of the weights. As in normalize.py the mean
 is subtracted as a head in the data's type, its tail carried by constants. (b inv_std would save a
 multiplication, which cannot be seen, and underflow float32 for standard deviations from 1e19 on.)
 """
@@ -29,7 +30,12 @@ from nbnorm.jit.simd import (
     widen,
 )
 from nbnorm.kernels.batch_norm.normalize import channel_constants
-from nbnorm.kernels.batch_norm.sums import add_slices, gradient_and_deviation
+from nbnorm.kernels.batch_norm.sums import (
+    add_slices,
+    gradient_and_deviation,
+    weights_at,
+    weights_of_row,
+)
 from nbnorm.kernels.channels import (
     DY_SCALE,
     HEAD,
@@ -45,18 +51,16 @@ from nbnorm.kernels.channels import (
 
 
 @inlined
-def finish_gradients(gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen):
-    """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
+def _gradients_of_sums(gradients, folded, sums, statistics, first, last):
+    """Turns the sums of the channels first..last-1 into their gradients.
 
     gradients   (2, c) dgamma, dbeta, written
-    folded      (7, >= c) the last four rows: a, inv_std, b, d - b tail inv_std, written
+    folded      (>= 1, >= c) head
     sums        (2, >= c) sum(g) and sum(g (x - head))
-    statistics  (3, c); parameters (2, c)
+    statistics  (3, c)
     """
     width = lanes(sums[0])
     zero = splat(sums[0], 0.0)
-    values = splat(zero, m)
-    free = splat(zero, m - ddof)
     for channel in range(first, last, width):
         count = min(width, last - channel)
         inv_std = load_part(statistics[2], channel, count, zero)
@@ -64,15 +68,46 @@ def finish_gradients(gradients, folded, sums, statistics, parameters, first, las
         tail = load_part(statistics[0], channel, count, zero) - widen(head)
         dbeta = load_part(sums[0], channel, count, zero)
         dgamma = (load_part(sums[1], channel, count, zero) - tail * dbeta) * inv_std
+        store_part(gradients[0], channel, dgamma, count)
+        store_part(gradients[1], channel, dbeta, count)
+
+
+@inlined
+def _gradient_constants(folded, gradients, statistics, parameters, first, last, m, ddof, frozen):
+    """Turns dgamma and dbeta of the channels first..last-1 into the constants of dx.
+
+    folded      (7, >= c) the last four rows: a, inv_std, b, d - b tail inv_std, written
+    gradients   (2, c) dgamma, dbeta
+    statistics  (3, c); parameters (2, c)
+    """
+    width = lanes(gradients[0])
+    zero = splat(gradients[0], 0.0)
+    values = splat(zero, m)
+    free = splat(zero, m - ddof)
+    for channel in range(first, last, width):
+        count = min(width, last - channel)
+        inv_std = load_part(statistics[2], channel, count, zero)
+        head = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
+        tail = load_part(statistics[0], channel, count, zero) - widen(head)
+        dgamma = load_part(gradients[0], channel, count, zero)
+        dbeta = load_part(gradients[1], channel, count, zero)
         a = load_part(parameters[0], channel, count, zero) * inv_std
         b = zero if frozen else (zero - a) * dgamma / free
         d = zero if frozen else (zero - a) * dbeta / values
-        store_part(gradients[0], channel, dgamma, count)
-        store_part(gradients[1], channel, dbeta, count)
         store_part(folded[DY_SCALE], channel, narrow(folded[HEAD], a), count)
         store_part(folded[INV_STD], channel, narrow(folded[HEAD], inv_std), count)
         store_part(folded[XH_SCALE], channel, narrow(folded[HEAD], b), count)
         store_part(folded[OFFSET], channel, narrow(folded[HEAD], d - b * (tail * inv_std)), count)
+
+
+@inlined
+def finish_gradients(gradients, folded, sums, statistics, parameters, first, last, m, ddof, frozen):
+    """Turns the sums of the channels first..last-1 into their gradients and the constants of dx.
+
+    The arguments are those of the two functions above.
+    """
+    _gradients_of_sums(gradients, folded, sums, statistics, first, last)
+    _gradient_constants(folded, gradients, statistics, parameters, first, last, m, ddof, frozen)
 
 
 @worker
@@ -94,18 +129,32 @@ def fold_gradient_slices(
     broadcast_channels(constants, folded, DY_SCALE, OFFSET + 1, spans)
 
 
+@worker
+def fold_gradients(constants, folded, gradients, statistics, parameters, spans, m, ddof):
+    """The constants of dx from dgamma and dbeta (2, c) of more than x: of all parts of a batch."""
+    c = statistics.shape[1]
+    _gradient_constants(folded, gradients, statistics, parameters, 0, c, m, ddof, False)
+    broadcast_channels(constants, folded, DY_SCALE, OFFSET + 1, spans)
+
+
 @inlined
 def _apply(
-    dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset, activation,
+    dx, dresidual, dy, x, residual, w, i, count, head, scale, shift, a, r, b, offset, activation,
     frozen, stream,
 ):  # fmt: skip
-    """Writes dx and dresidual, each unless it is None, at ``i : i + count``."""
-    g, v = gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activation)
+    """Writes dx and dresidual, each unless it is None, at ``i : i + count``.
+
+    `w` are weights of the places, or None.
+    """
+    g, v = gradient_and_deviation(dy, x, residual, None, i, count, head, scale, shift, activation)
     if dresidual is not None:
         store_part(dresidual, i, g, count)
     if dx is not None:
         # b = d = 0 would do for frozen statistics, were it not for 0 * inf.
-        g = a * g if frozen else fma(a, g, fma(b, v * r, offset))
+        if w is None:
+            g = a * g if frozen else fma(a, g, fma(b, v * r, offset))
+        else:
+            g = fma(a, g, w * fma(b, v * r, offset))
         if stream:
             store_stream(dx, i, g)
         else:
@@ -114,10 +163,15 @@ def _apply(
 
 @inlined
 def apply_segment(
-    dx, dresidual, dy, x, residual, start, count, constants, channel, activation, frozen, stream
-):
-    """Writes dx and dresidual at ``start : start + count``, all of one channel."""
+    dx, dresidual, dy, x, residual, weights, start, away, count, constants, channel, activation,
+    frozen, stream,
+):  # fmt: skip
+    """Writes dx and dresidual at ``start : start + count``, all of one channel.
+
+    Their weights, if any, are `away` places before.
+    """
     width = lanes(x)
+    zero = splat(x, 0.0)
     head = splat(x, constants[HEAD, channel])
     scale = splat(x, constants[SCALE, channel])
     shift = splat(x, constants[SHIFT, channel])
@@ -130,28 +184,31 @@ def apply_segment(
     if dx is not None:  # a test of its own: Numba drops it, and what is in it, for a dx of None
         if stream:  # up to the first address that may be streamed to
             count = min(misalignment(dx, i), count)
+            w = weights_at(weights, i - away, count, zero)
             _apply(
-                dx, dresidual, dy, x, residual, i, count, head, scale, shift, a, r, b, offset,
+                dx, dresidual, dy, x, residual, w, i, count, head, scale, shift, a, r, b, offset,
                 activation, frozen, False,
             )  # fmt: skip
             i += count
     while i + width <= end:
+        w = weights_at(weights, i - away, width, zero)
         _apply(
-            dx, dresidual, dy, x, residual, i, width, head, scale, shift, a, r, b, offset,
+            dx, dresidual, dy, x, residual, w, i, width, head, scale, shift, a, r, b, offset,
             activation, frozen, stream,
         )  # fmt: skip
         i += width
     if i < end:
+        w = weights_at(weights, i - away, end - i, zero)
         _apply(
-            dx, dresidual, dy, x, residual, i, end - i, head, scale, shift, a, r, b, offset,
+            dx, dresidual, dy, x, residual, w, i, end - i, head, scale, shift, a, r, b, offset,
             activation, frozen, False,
         )  # fmt: skip
 
 
 @inlined
 def _apply_down(
-    dx, dresidual, dy, x, residual, constants, top, bottom, j, count, row_length, activation,
-    frozen, stream,
+    dx, dresidual, dy, x, residual, weights, constants, top, bottom, j, count, row_length,
+    activation, frozen, stream,
 ):  # fmt: skip
     """Writes dx and dresidual in the columns j..j+count-1 of a few rows."""
     head = load(constants[HEAD], j)
@@ -162,16 +219,17 @@ def _apply_down(
     b = load(constants[XH_SCALE], j)
     offset = load(constants[OFFSET], j)
     for row in range(top, bottom):
+        w = weights_of_row(weights, row, head)
         _apply(
-            dx, dresidual, dy, x, residual, row * row_length + j, count, head, scale, shift, a, r,
-            b, offset, activation, frozen, stream,
+            dx, dresidual, dy, x, residual, w, row * row_length + j, count, head, scale, shift, a,
+            r, b, offset, activation, frozen, stream,
         )  # fmt: skip
 
 
 @inlined
 def apply_block(
-    dx, dresidual, dy, x, residual, constants, rows, columns, row_length, activation, frozen,
-    stream,
+    dx, dresidual, dy, x, residual, weights, constants, rows, columns, row_length, activation,
+    frozen, stream,
 ):  # fmt: skip
     """Writes dx and dresidual of a block of columns, the last rows first: see `normalize_block`."""
     width = lanes(x)
@@ -182,27 +240,29 @@ def apply_block(
         whole = columns[1] - (columns[1] - columns[0]) % width
         for j in range(columns[0], whole, width):
             _apply_down(
-                dx, dresidual, dy, x, residual, constants, top, bottom, j, width, row_length,
-                activation, frozen, stream,
+                dx, dresidual, dy, x, residual, weights, constants, top, bottom, j, width,
+                row_length, activation, frozen, stream,
             )  # fmt: skip
         if whole < columns[1]:
             _apply_down(
-                dx, dresidual, dy, x, residual, constants, top, bottom, whole, columns[1] - whole,
-                row_length, activation, frozen, False,
+                dx, dresidual, dy, x, residual, weights, constants, top, bottom, whole,
+                columns[1] - whole, row_length, activation, frozen, False,
             )  # fmt: skip
         bottom = top
 
 
 @worker
 def apply_planes(
-    lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, size, shape
-):
+    lo, hi, dx, dresidual, dy, x, residual, weights, constants, activation, frozen, stream, size,
+    shape,
+):  # fmt: skip
     """Writes dx and dresidual of planes; tile t is values t size, ... of x.
 
     dx          (n c s,), written, or None; may be dy
     dresidual   (n c s,), written, or None
     dy, x       (n c s,)
     residual    (n c s,) or None
+    weights     (n s,) of the data's type, or None
     constants   (7, c): see channels.py
     activation  None or a tuple of activations.py
     frozen      whether the statistics were given
@@ -218,9 +278,10 @@ def apply_planes(
     channel = plane % c
     while i < end:
         count = min(s - column, end - i)
+        away = 0 if weights is None else i - (i // (c * s) * s + column)
         apply_segment(
-            dx, dresidual, dy, x, residual, i, count, constants, channel, activation, frozen,
-            stream,
+            dx, dresidual, dy, x, residual, weights, i, away, count, constants, channel,
+            activation, frozen, stream,
         )  # fmt: skip
         i += count
         column = 0
@@ -232,12 +293,13 @@ apply_planes_parallel = parallel(apply_planes)
 
 @worker
 def apply_columns(
-    lo, hi, dx, dresidual, dy, x, residual, constants, activation, frozen, stream, height,
+    lo, hi, dx, dresidual, dy, x, residual, weights, constants, activation, frozen, stream, height,
     row_length,
 ):  # fmt: skip
     """Writes dx and dresidual of rows, in tiles of `height` rows of which tile 0 is the last.
 
-    `constants` is (7, ld); the other arguments are those of `apply_planes`.
+    `constants` is (7, ld), and `weights` has a number for each row or is None; the other arguments
+    are those of `apply_planes`.
     """
     rows = x.size // row_length
     rest = x.size - rows * row_length
@@ -247,12 +309,12 @@ def apply_columns(
         bottom = min(top + height, rows)
         if bottom == rows and rest > 0:
             apply_block(
-                dx, dresidual, dy, x, residual, constants, (rows, rows + 1), (0, rest), row_length,
-                activation, frozen, False,
+                dx, dresidual, dy, x, residual, weights, constants, (rows, rows + 1), (0, rest),
+                row_length, activation, frozen, False,
             )  # fmt: skip
         apply_block(
-            dx, dresidual, dy, x, residual, constants, (top, bottom),
-            (0, row_length), row_length, activation, frozen, stream,
+            dx, dresidual, dy, x, residual, weights, constants, (top, bottom), (0, row_length),
+            row_length, activation, frozen, stream,
         )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ Sums of ``x`` and ``x^2`` lose everything when the mean is large, so a kernel su
     S = sum(x - p)    and    Q = sum((x - p)^2)
 
 for a pivot p, the median of three values of the channel; then mean = p + S / m and
-sum((x - mean)^2) = Q - S^2 / m, where the subtraction costs nothing unless p is more than a few
+sum((x - mean)^2) = Q - S^2 / m. Where places have weights, the terms of S and Q are w times as
+large and m is the sum of the weights. The subtraction costs nothing unless p is more than a few
 standard deviations off. `finish_statistics` notices when it is: the pivot moves to the mean just
 found and the channel is summed again. What still fails (squares beyond float32's range, above all)
 is summed in float64 by `exact_moments`. The pivot is the channel's `HEAD` until the true head
@@ -76,7 +77,7 @@ def choose_pivots_of_columns(folded, x, first, last, rows, row_length):
 
 
 @inlined
-def exact_moments(x, channel, shape):
+def exact_moments(x, weights, m, channel, shape):
     """The mean and sum((x - mean)^2) of a channel in float64, value by value: slow and rare."""
     n, c, s = shape
     mean = float(x[channel * s])
@@ -89,10 +90,11 @@ def exact_moments(x, channel, shape):
         for sample in range(n):
             start = (sample * c + channel) * s
             for i in range(start, start + s):
+                w = 1.0 if weights is None else float(weights[sample * s + i - start])
                 d = float(x[i]) - mean
-                rest += d
-                m2 += d * d
-        offset = rest / (n * s)
+                rest += w * d
+                m2 += w * d * d
+        offset = rest / m
         mean += offset
         m2 -= rest * offset
     return mean, m2
@@ -106,18 +108,19 @@ def _smallest_square(x, eps, m):
 
 @inlined
 def finish_statistics(
-    statistics, folded, sums, x, parameters, first, last, eps, ddof, attempt, shape
+    statistics, folded, sums, x, weights, m, parameters, first, last, eps, ddof, attempt, shape
 ):
     """Turns S and Q of the channels first..last-1 into their statistics, where they are good.
 
     statistics  (3, c) mean, var, inv_std, written
     folded      (>= 3, >= c) the pivot as head, then head, scale and shift, written
     sums        (2, >= c) S and Q about the pivot
+    weights     (n s,) of the data's type, or None
+    m           values in a channel, or the sum of their weights
     parameters  (2, c) gamma, beta
 
     Returns how many channels are to be summed again, their pivots having moved.
     """
-    m = shape[0] * shape[2]
     width = lanes(sums[0])
     zero = splat(sums[0], 0.0)
     one = splat(zero, 1.0)
@@ -143,16 +146,15 @@ def finish_statistics(
         store_part(statistics[1], channel, var, count)
     moved = 0
     if total(doubtful) > 0.0:
-        moved = _recompute(statistics, sums, x, first, last, eps, ddof, attempt, shape)
+        moved = _recompute(statistics, sums, x, weights, m, first, last, eps, ddof, attempt, shape)
     invert_deviations(statistics, first, last, eps)
     channel_constants(folded, statistics, parameters, first, last)
     return moved
 
 
 @inlined
-def _recompute(statistics, sums, x, first, last, eps, ddof, attempt, shape):
+def _recompute(statistics, sums, x, weights, m, first, last, eps, ddof, attempt, shape):
     """Moves the pivots of channels in doubt, or sums them exactly. Returns how many moved."""
-    m = shape[0] * shape[2]
     smallest = _smallest_square(x, eps, m)
     moved = 0
     for channel in range(first, last):
@@ -165,7 +167,7 @@ def _recompute(statistics, sums, x, first, last, eps, ddof, attempt, shape):
         if finite and attempt == 0:  # the mean just found is the next head, and pivot
             moved += 1
             continue
-        mean, m2 = exact_moments(x, channel, shape)
+        mean, m2 = exact_moments(x, weights, m, channel, shape)
         var = max(m2, 0.0) / (m - ddof)
         statistics[0, channel] = mean
         statistics[1, channel] = var
@@ -186,14 +188,14 @@ def place_pivots(constants, folded, x, spans, shape):
 
 @worker
 def settle_slices(
-    statistics, constants, folded, sums, x, parameters, spans, eps, ddof, attempt, shape
+    statistics, constants, folded, sums, x, weights, m, parameters, spans, eps, ddof, attempt, shape
 ):
     """`finish_statistics` for all channels, from the sums (slices, 2, ld) of their slices."""
     c = shape[1]
     add_slices(sums)
     reduce_channels(sums[0], c, spans)
     moved = finish_statistics(
-        statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, attempt, shape
+        statistics, folded, sums[0], x, weights, m, parameters, 0, c, eps, ddof, attempt, shape
     )
     broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
     return moved
@@ -247,8 +249,10 @@ def settle_blocks(
 
     Returns whether pivots were bad: the statistics are then to be taken anew.
     """
-    c = shape[1]
+    n, c, s = shape
     doubtful = _merge(sums, folded, pivots, counts, c)
-    moved = finish_statistics(statistics, folded, sums[0], x, parameters, 0, c, eps, ddof, 0, shape)
+    moved = finish_statistics(
+        statistics, folded, sums[0], x, None, n * s, parameters, 0, c, eps, ddof, 0, shape
+    )
     broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
     return doubtful + moved > 0

@@ -2,7 +2,8 @@
 
     sum(u)    and    sum(u v),    v = x - head
 
-forward    u = v: the deviations from a rough mean and their squares, see moments.py
+forward    u = w v: the deviations from a rough mean and their squares, see moments.py, each w
+           times where places have weights
 backward   u = dy activation'(z): see gradients.py
 
 `dy` is None in the forward. Lanes add in the data's type for `CHAIN` vectors at most and are then
@@ -40,11 +41,32 @@ PLANES_AHEAD = 4
 
 
 @inlined
-def gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activation):
-    """Vectors u and v of ``x[i : i + count]``; the lanes beyond are 0 in both."""
+def weights_at(weights, i, count, zero):
+    """The weights ``i : i + count``, or None where there are none."""
+    if weights is None:
+        return None
+    return load_part(weights, i, count, zero)
+
+
+@inlined
+def weights_of_row(weights, row, zero):
+    """The weight of a row of columns in every lane, or None where there are none."""
+    if weights is None:
+        return None
+    return splat(zero, weights[row])
+
+
+@inlined
+def gradient_and_deviation(dy, x, residual, w, i, count, head, scale, shift, activation):
+    """Vectors u and v of ``x[i : i + count]``; the lanes beyond are 0 in both.
+
+    `w` are weights of the places, for the forward, or None.
+    """
     v = load_part(x, i, count, head) - head
     if dy is None:
-        return v, v
+        if w is None:
+            return v, v
+        return w * v, v
     z = fma(v, scale, shift)
     if residual is not None:
         z = z + load_part(residual, i, count, shift)
@@ -53,7 +75,7 @@ def gradient_and_deviation(dy, x, residual, i, count, head, scale, shift, activa
 
 
 @inlined
-def sum_plane(dy, x, residual, constants, channel, first, last, activation, shape):
+def sum_plane(dy, x, residual, weights, constants, channel, first, last, activation, shape):
     """sum(u) and sum(u v) over the values first..last-1 of a channel, counted along n and s."""
     _, c, s = shape
     width = lanes(x)
@@ -71,18 +93,23 @@ def sum_plane(dy, x, residual, constants, channel, first, last, activation, shap
         count = min(s - column, left, CHAIN * width)
         i = (sample * c + channel) * s + column
         end = i + count
+        away = i - (sample * s + column)  # of the values from their weights
         if dy is not None and s <= PREFETCHED_PLANE:
             for line in range(i + PLANES_AHEAD * s, i + (PLANES_AHEAD + 1) * s, 16):
                 prefetch(x, line)
                 prefetch(dy, line)
         while i + width <= end:
-            u, v = gradient_and_deviation(dy, x, residual, i, width, head, scale, shift, activation)
+            w = weights_at(weights, i - away, width, zero)
+            u, v = gradient_and_deviation(
+                dy, x, residual, w, i, width, head, scale, shift, activation
+            )
             sums = sums + u
             products = fma(u, v, products)
             i += width
         if i < end:
+            w = weights_at(weights, i - away, end - i, zero)
             u, v = gradient_and_deviation(
-                dy, x, residual, i, end - i, head, scale, shift, activation
+                dy, x, residual, w, i, end - i, head, scale, shift, activation
             )
             sums = sums + u
             products = fma(u, v, products)
@@ -101,7 +128,9 @@ def sum_plane(dy, x, residual, constants, channel, first, last, activation, shap
 
 
 @inlined
-def _sum_down(sums, dy, x, residual, constants, top, bottom, j, count, row_length, activation):
+def _sum_down(
+    sums, dy, x, residual, weights, constants, top, bottom, j, count, row_length, activation
+):
     """Adds the sums of the columns j..j+count-1 over a few rows to `sums`."""
     zero = splat(x, 0.0)
     head = load_part(constants[HEAD], j, count, zero)
@@ -110,8 +139,9 @@ def _sum_down(sums, dy, x, residual, constants, top, bottom, j, count, row_lengt
     totals = zero
     products = zero
     for row in range(top, bottom):
+        w = weights_of_row(weights, row, zero)
         u, v = gradient_and_deviation(
-            dy, x, residual, row * row_length + j, count, head, scale, shift, activation
+            dy, x, residual, w, row * row_length + j, count, head, scale, shift, activation
         )
         totals = totals + u
         products = fma(u, v, products)
@@ -120,7 +150,7 @@ def _sum_down(sums, dy, x, residual, constants, top, bottom, j, count, row_lengt
 
 
 @inlined
-def sum_block(sums, dy, x, residual, constants, rows, columns, row_length, activation):
+def sum_block(sums, dy, x, residual, weights, constants, rows, columns, row_length, activation):
     """Adds sum(u) and sum(u v) of a block of columns to ``sums[0]`` and ``sums[1]``.
 
     `rows` and `columns` are (first, last).
@@ -131,17 +161,18 @@ def sum_block(sums, dy, x, residual, constants, rows, columns, row_length, activ
         whole = columns[1] - (columns[1] - columns[0]) % width
         for j in range(columns[0], whole, width):
             _sum_down(
-                sums, dy, x, residual, constants, top, bottom, j, width, row_length, activation
-            )
+                sums, dy, x, residual, weights, constants, top, bottom, j, width, row_length,
+                activation,
+            )  # fmt: skip
         if whole < columns[1]:
             _sum_down(
-                sums, dy, x, residual, constants, top, bottom, whole, columns[1] - whole,
+                sums, dy, x, residual, weights, constants, top, bottom, whole, columns[1] - whole,
                 row_length, activation,
             )  # fmt: skip
 
 
 @worker
-def sum_planes(lo, hi, sums, dy, x, residual, constants, activation, shape):
+def sum_planes(lo, hi, sums, dy, x, residual, weights, constants, activation, shape):
     """The sums of slices of channels; tile t is slice ``t % slices`` of channel ``t // slices``.
 
     lo, hi      tiles
@@ -149,6 +180,7 @@ def sum_planes(lo, hi, sums, dy, x, residual, constants, activation, shape):
     dy          (n c s,), or None in the forward
     x           (n c s,)
     residual    (n c s,) or None
+    weights     (n s,) of the data's type, or None; the backward has none
     constants   (>= 3, c) of the data's type: head, and in the backward scale and shift
     activation  None or a tuple of activations.py
     shape       (n, c, s)
@@ -159,8 +191,8 @@ def sum_planes(lo, hi, sums, dy, x, residual, constants, activation, shape):
         channel = tile // slices
         slice_ = tile - channel * slices
         sums[slice_, 0, channel], sums[slice_, 1, channel] = sum_plane(
-            dy, x, residual, constants, channel, m * slice_ // slices, m * (slice_ + 1) // slices,
-            activation, shape,
+            dy, x, residual, weights, constants, channel, m * slice_ // slices,
+            m * (slice_ + 1) // slices, activation, shape,
         )  # fmt: skip
 
 
@@ -168,10 +200,11 @@ sum_planes_parallel = parallel(sum_planes)
 
 
 @worker
-def sum_columns(lo, hi, sums, dy, x, residual, constants, activation, height, row_length):
+def sum_columns(lo, hi, sums, dy, x, residual, weights, constants, activation, height, row_length):
     """The sums of all columns; tile t is the rows t height to (t + 1) height - 1.
 
     sums        (tiles, 2, ld) float64, written
+    weights     a number for each row, or None
     constants   (>= 3, ld)
     The other arguments are those of `sum_planes`.
     """
@@ -182,13 +215,13 @@ def sum_columns(lo, hi, sums, dy, x, residual, constants, activation, height, ro
         bottom = min(top + height, rows)
         sums[tile] = 0.0
         sum_block(
-            sums[tile], dy, x, residual, constants, (top, bottom),
-            (0, row_length), row_length, activation,
+            sums[tile], dy, x, residual, weights, constants, (top, bottom), (0, row_length),
+            row_length, activation,
         )  # fmt: skip
         if bottom == rows and rest > 0:
             sum_block(
-                sums[tile], dy, x, residual, constants, (rows, rows + 1), (0, rest), row_length,
-                activation,
+                sums[tile], dy, x, residual, weights, constants, (rows, rows + 1), (0, rest),
+                row_length, activation,
             )  # fmt: skip
 
 

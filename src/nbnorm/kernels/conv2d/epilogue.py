@@ -59,7 +59,7 @@ def _add_sums(sums, pivots, z, part, is_first, channels, block, geometry):
         pixels = _pixel_range(block, geometry)
         if is_first:
             begin_sums(sums[part], pivots[part], z, pixels, channels, k)
-        sum_block(sums[part], None, z, None, pivots[part], pixels, channels, k, None)
+        sum_block(sums[part], None, z, None, None, pivots[part], pixels, channels, k, None)
         return
     plane = geometry.z_h * geometry.z_w
     length = block.rows * geometry.z_w
@@ -72,7 +72,7 @@ def _add_sums(sums, pivots, z, part, is_first, channels, block, geometry):
             sums[part, 0, channel] = 0.0
             sums[part, 1, channel] = 0.0
         s, q = sum_plane(
-            None, z, None, pivots[part], channel, begin, end, None, (geometry.n, k, plane)
+            None, z, None, None, pivots[part], channel, begin, end, None, (geometry.n, k, plane)
         )
         sums[part, 0, channel] += s
         sums[part, 1, channel] += q

@@ -124,7 +124,9 @@ def _multiply_block(c, a, b, panels, packed_rows, offsets, rows, columns, depths
 def _apply_epilogue(c, dy, constants, residual, activation, rows, columns, ld):
     """The epilogue of a block but for its sums."""
     if dy is not None:
-        apply_block(None, c, dy, c, residual, constants, rows, columns, ld, activation, True, False)
+        apply_block(
+            None, c, dy, c, residual, None, constants, rows, columns, ld, activation, True, False
+        )
     elif constants is not None:
         normalize_block(c, c, residual, constants, rows, columns, ld, activation, False)
 
@@ -134,7 +136,7 @@ def _take_sums(c, sums, pivots, block, rows, columns, ld):
     """The sums of a block's columns, about pivots chosen from them."""
     if sums is not None:
         begin_sums(sums[block], pivots[block], c, rows, columns, ld)
-        sum_block(sums[block], None, c, None, pivots[block], rows, columns, ld, None)
+        sum_block(sums[block], None, c, None, None, pivots[block], rows, columns, ld, None)
 
 
 @worker
