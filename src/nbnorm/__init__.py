@@ -3,8 +3,9 @@
 Functions: `batch_norm_forward`, `batch_norm_inference`, `batch_norm_backward`; the same behind a
 dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 `conv2d_batch_norm_forward`, `_inference`, `_backward`; these alone: `dense_forward`,
-`dense_backward`, `conv2d_forward`, `conv2d_backward`; `fold_batch_norm`; and, for statistics over
-several batches, `cross_iteration_batch_norm_forward`. Division by a norm: `l1_normalize_forward`
+`dense_backward`, `conv2d_forward`, `conv2d_backward`; `fold_batch_norm`; for batches in parts,
+`Moments` and `batch_norm_gradient_sums`; for statistics over several batches,
+`cross_iteration_batch_norm_forward`. Division by a norm: `l1_normalize_forward`
 and `l2_normalize_forward`, `_backward`; `l1_penalty` and `l2_penalty`. Layers over them:
 `BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `CrossIterationBatchNorm`,
 `L1Normalize`, `L2Normalize`, `L1Penalty`, `L2Penalty`, `Sequential` and the optimizer `SGD`;

@@ -266,3 +266,40 @@ def test_refuses_another_number_of_features(affine):
 def test_says_what_it_is():
     assert repr(BatchNorm(2, activation="relu")) == "BatchNorm(2, axis=1, activation='relu')"
     assert repr(BatchNorm((2, 3), axis=(1, 2))).startswith("BatchNorm((2, 3), axis=(1, 2)")
+
+
+# --- weights of places ----------------------------------------------------------------------
+
+
+def test_weights_move_the_running_statistics(rng):
+    """Those of the values that count, over their number less one."""
+    x = rng.normal(2, 3, (8, 3, 5))
+    mask = rng.random((8, 1, 5)) < 0.6
+    layer = BatchNorm(3, momentum=1.0, dtype=np.float64)
+    y = layer(x, sample_weight=mask)
+    kept = x.transpose(1, 0, 2)[:, mask[:, 0]]
+    np.testing.assert_allclose(layer.running_mean, kept.mean(axis=1), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(layer.running_var, kept.var(axis=1, ddof=1), rtol=1e-13)
+    dy = rng.normal(size=x.shape)
+    specified = reference.batch_norm_backward(dy, x, layer.gamma, layer.beta, sample_weight=mask)
+    np.testing.assert_allclose(layer.backward(dy), specified.dx, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(layer.gradients()["gamma"], specified.dgamma, rtol=1e-12)
+    expected = reference.batch_norm_forward(x, sample_weight=mask)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("total", "above"), [(0.0, 0), (1.0, 1)])
+def test_too_little_weight_leaves_the_running_statistics(rng, total, above):
+    layer = BatchNorm(3, dtype=np.float64)
+    layer(rng.normal(size=(4, 3)))
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=rf"sample_weight is .*; expected .* above {above}"):
+        layer(rng.normal(size=(4, 3)), sample_weight=np.full((4, 1), total / 4))
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_weights_are_of_no_effect_after_eval(rng):
+    layer = BatchNorm(3, dtype=np.float64).eval()
+    x = rng.normal(size=(4, 3))
+    np.testing.assert_array_equal(layer(x, sample_weight=np.zeros((4, 1))), layer(x))

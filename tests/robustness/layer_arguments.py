@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm import layers
+from nbnorm.layers.normalizing import Normalizing
 from tests.robustness.arguments import ANY, SIZES, SLIDE, Function, X
 from tests.robustness.batches import Batches
 from tests.robustness.kinds import Arguments, Data, Given, Kind, Sizes, put
@@ -29,6 +30,7 @@ from tests.robustness.options import (
     pair,
     size,
 )
+from tests.robustness.parts import SampleWeight
 
 
 @dataclass
@@ -231,6 +233,9 @@ class Member(Kind):
 NO_RESIDUAL = Option(
     "no residual", "None", None, "None: this layer adds none", (np.ones(2), 1.0, "x", True)
 )
+NO_WEIGHT = Option(
+    "no weights", "None", None, "None: it takes none", (np.ones((4, 1, 5)), 1.0, "x", True)
+)
 # Which axes x has is seen in forward alone.
 LAYER_AXIS = Option(
     "axis of a layer", "int, or a tuple of ints", 1, "", (*NO_INTS[:-2], [1], (1.0,), (True,), ()),
@@ -292,9 +297,14 @@ class LayerOf:
         residual = Data(self.y, optional=True) if self.residual else NO_RESIDUAL
         dy = Data(self.y, same="dy" not in self.either)
         own = sorted(self.make()._own_names())
+        taken = {"x": x, "residual": residual}
+        if isinstance(self.make(), layers.BatchNorm) and "window" in self.others:
+            taken["sample_weight"] = NO_WEIGHT
+        elif isinstance(self.make(), Normalizing):
+            taken["sample_weight"] = SampleWeight(self.y)
         for method, arguments in {
-            "forward": {"x": x, "residual": residual},
-            "__call__": {"x": x, "residual": residual},
+            "forward": taken,
+            "__call__": taken,
             "backward": {"dy": dy, "context": LayerContext(name)},
             "load_state_dict": {"state": State(self.make)},
             "train": {"training": FLAG},

@@ -89,6 +89,11 @@ class FusedContext:
         return self.normalization.count
 
     @property
+    def part(self) -> bool:
+        """Whether the forward was given `moments`."""
+        return self.normalization.part
+
+    @property
     def gamma(self) -> Array | None:
         """The forward's gamma, by reference."""
         return self.normalization.gamma

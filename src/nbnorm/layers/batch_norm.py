@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -119,7 +121,9 @@ class BatchNorm(Normalizing[BatchNormContext]):
         features = self.shape if isinstance(self.axis, tuple) else self.shape[0]
         return f"BatchNorm({features}, axis={self.axis}, activation={self.activation!r})"
 
-    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, BatchNormContext]:
+    def forward(
+        self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
+    ) -> tuple[Array, BatchNormContext]:
         """Return y and the context for `backward`; in training, move the running statistics.
 
         Parameters
@@ -127,6 +131,10 @@ class BatchNorm(Normalizing[BatchNormContext]):
         x : float32 or float64 array with num_features along axis
         residual : array like x, optional
             Added before the activation.
+        sample_weight : array, optional
+            What each place counts in the statistics, as in `nbnorm.batch_norm_forward`; of no
+            effect where the running ones normalize. Running statistics move as for any batch, and
+            stay as they are where all weights are 0, which is an error.
 
         Returns
         -------
@@ -139,24 +147,17 @@ class BatchNorm(Normalizing[BatchNormContext]):
         ValueError, TypeError
             As `nbnorm.batch_norm_forward`, or x has another number of features.
         """
-        self._check_features(x)
-        y, context = batch_norm_forward(
-            x,
-            self.gamma,
-            self.beta,
-            statistics=self._given_statistics(),
-            axis=self.axis,
-            eps=self.eps,
-            ddof=self.ddof,
-            activation=self.activation,
-            residual=residual,
-        )
-        self._track(context)
-        return y, context
+
+        def normalize(**options: Any) -> tuple[Array, BatchNormContext]:
+            self._check_features(x)
+            return batch_norm_forward(
+                x, self.gamma, self.beta, axis=self.axis, residual=residual, **options
+            )
+
+        return self._normalize(normalize, sample_weight)
 
     def _backward(self, dy: Array, context: BatchNormContext) -> Array | tuple[Array, Array]:
-        needs = (*self._needs(), "dresidual")
-        return self._add(batch_norm_backward(dy, context, needs=needs))
+        return self._differentiate(batch_norm_backward, dy, context)
 
     def _check_features(self, x: Array) -> None:
         # Not left to the function: without gamma and beta it would take any number of features.

@@ -139,7 +139,7 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         return f"Conv2dBatchNorm({c}, {k}, {(r, s)}{words})"
 
     def forward(
-        self, x: Array, residual: Array | None = None
+        self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
     ) -> tuple[Array, Conv2dBatchNormContext]:
         """Return y and the context for `backward`; in training, move the running statistics.
 
@@ -148,6 +148,8 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         x : array (n, c, h, w) of the layer's type, or (n, h, w, c)
         residual : array like y, optional
             Added before the activation.
+        sample_weight : array, optional
+            What each place of y counts in the statistics, as in `BatchNorm.forward`.
 
         Returns
         -------
@@ -160,21 +162,20 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         ValueError, TypeError
             As `nbnorm.conv2d_batch_norm_forward`.
         """
-        y, context = conv2d_batch_norm_forward(
-            x,
-            self.weight,
-            self.gamma,
-            self.beta,
-            bias=self.bias,
-            **self.options,
-            statistics=self._given_statistics(),
-            eps=self.eps,
-            ddof=self.ddof,
-            activation=self.activation,
-            residual=residual,
-        )
-        self._track(context)
-        return y, context
+
+        def normalize(**options: Any) -> tuple[Array, Conv2dBatchNormContext]:
+            return conv2d_batch_norm_forward(
+                x,
+                self.weight,
+                self.gamma,
+                self.beta,
+                bias=self.bias,
+                **self.options,
+                residual=residual,
+                **options,
+            )
+
+        return self._normalize(normalize, sample_weight)
 
     def _infer(self, x: Array, residual: Array | None = None) -> Array:
         statistics = self._given_statistics()
@@ -212,5 +213,4 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         return Sequential(*folded).eval() if folded[1:] else folded[0]
 
     def _backward(self, dy: Array, context: Conv2dBatchNormContext) -> Array | tuple[Array, Array]:
-        needs = (*self._needs(), "dresidual")
-        return self._add(conv2d_batch_norm_backward(dy, context, needs=needs))
+        return self._differentiate(conv2d_batch_norm_backward, dy, context)

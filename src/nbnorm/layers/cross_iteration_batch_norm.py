@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nbnorm import checks
 from nbnorm.functional.arguments import Activation, size
 from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.functional.cross_iteration_batch_norm import (
@@ -122,12 +123,17 @@ class CrossIterationBatchNorm(BatchNorm):
         plain = super().__repr__().removeprefix("BatchNorm(").removesuffix(")")
         return f"CrossIterationBatchNorm({plain}, window={self.window})"
 
-    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, BatchNormContext]:
+    def forward(
+        self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
+    ) -> tuple[Array, BatchNormContext]:
         """Return y and the context for `backward`; in training, remember the batch's statistics.
 
         As `BatchNorm.forward`, but that one value in a channel is enough where there were batches
-        before. A batch that is refused is not remembered.
+        before. A batch that is refused is not remembered. Places have no weights here.
         """
+        if sample_weight is not None:
+            name = f"{type(self).__name__}.forward"
+            raise checks.wrong_type(name, "sample_weight", sample_weight, "None: it takes none")
         if not self.training or self.frozen:
             return super().forward(x, residual)
         y, context, own = self.forward_after(self._earlier, x, residual)

@@ -118,7 +118,7 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
         return f"DenseBatchNorm({c}, {k}, bias={bias}, activation={self.activation!r})"
 
     def forward(
-        self, x: Array, residual: Array | None = None
+        self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
     ) -> tuple[Array, DenseBatchNormContext]:
         """Return y and the context for `backward`; in training, move the running statistics.
 
@@ -127,6 +127,8 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
         x : array (..., c) of the layer's type
         residual : array like y, optional
             Added before the activation.
+        sample_weight : array, optional
+            What each place of y counts in the statistics, as in `BatchNorm.forward`.
 
         Returns
         -------
@@ -139,20 +141,19 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
         ValueError, TypeError
             As `nbnorm.dense_batch_norm_forward`.
         """
-        y, context = dense_batch_norm_forward(
-            x,
-            self.weight,
-            self.gamma,
-            self.beta,
-            bias=self.bias,
-            statistics=self._given_statistics(),
-            eps=self.eps,
-            ddof=self.ddof,
-            activation=self.activation,
-            residual=residual,
-        )
-        self._track(context)
-        return y, context
+
+        def normalize(**options: Any) -> tuple[Array, DenseBatchNormContext]:
+            return dense_batch_norm_forward(
+                x,
+                self.weight,
+                self.gamma,
+                self.beta,
+                bias=self.bias,
+                residual=residual,
+                **options,
+            )
+
+        return self._normalize(normalize, sample_weight)
 
     def _infer(self, x: Array, residual: Array | None = None) -> Array:
         statistics = self._given_statistics()
@@ -188,5 +189,4 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
         return Sequential(*folded).eval() if folded[1:] else folded[0]
 
     def _backward(self, dy: Array, context: DenseBatchNormContext) -> Array | tuple[Array, Array]:
-        needs = (*self._needs(), "dresidual")
-        return self._add(dense_batch_norm_backward(dy, context, needs=needs))
+        return self._differentiate(dense_batch_norm_backward, dy, context)

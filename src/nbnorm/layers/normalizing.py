@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from nbnorm import checks
 from nbnorm.functional.arguments import Activation, resolve_activation
+from nbnorm.functional.moments import Moments
 from nbnorm.layers.base import Layer
 from nbnorm.layers.initialization import float_type
 from nbnorm.typing import Array
@@ -29,8 +32,26 @@ class Statistics(Protocol):
     def count(self) -> float:
         """The number m of values in a channel, or the sum of their weights."""
 
+    @property
+    def part(self) -> bool:
+        """Whether the batch was a part of a larger one."""
+
 
 Context = TypeVar("Context", bound=Statistics)
+Result = TypeVar("Result")
+
+
+class Exchange(Protocol):
+    """What makes a layer's batch a part of a larger one: see nbnorm.distributed.
+
+    Each method makes one call, and hands it what is called between its two halves.
+    """
+
+    def forward(self, call: Callable[[Callable[[Moments], Moments]], Result]) -> Result:
+        """The call's result; it is handed what turns a part's moments into the whole's."""
+
+    def backward(self, call: Callable[[Callable[[Array], Array]], Result]) -> Result:
+        """The call's result; it is handed what turns a part's gradient sums into the whole's."""
 
 # Whether gamma and beta are learned: both, neither, or the one that is named.
 Affine: TypeAlias = bool | str
@@ -39,7 +60,12 @@ _LEARNED = ("gamma", "beta")
 
 
 class Normalizing(Layer[Context]):
-    """A layer with batch norm; a subclass calls `_start_normalizing` in its ``__init__``."""
+    """A layer with batch norm; a subclass calls `_start_normalizing` in its ``__init__``.
+
+    exchange   what takes the batch for a part of a larger one, or None
+    """
+
+    exchange: Exchange | None = None
 
     _buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -97,12 +123,62 @@ class Normalizing(Layer[Context]):
             return None
         return self.running_mean, self.running_var
 
+    def __call__(
+        self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
+    ) -> Array:
+        """Return y, and keep the context for `backward`."""
+        y, self._context = self.forward(x, residual, sample_weight=sample_weight)
+        return y
+
+    @abstractmethod
+    def forward(
+        self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
+    ) -> tuple[Array, Context]:
+        """Return y and the context that `backward` needs."""
+
+    def _normalize(
+        self, function: Callable[..., tuple[Array, Context]], sample_weight: Array | None
+    ) -> tuple[Array, Context]:
+        """Call a forward, which has its arrays, with the options; move the running statistics."""
+        options: dict[str, Any] = {
+            "eps": self.eps, "ddof": self.ddof, "activation": self.activation,
+        }  # fmt: skip
+        given = self._given_statistics()
+        if given is not None:
+            return function(statistics=given, **options)
+        options["sample_weight"] = sample_weight
+        if self.exchange is None:
+            y, context = function(**options)
+        else:
+            y, context = self.exchange.forward(lambda whole: function(moments=whole, **options))
+        self._track(context)
+        return y, context
+
+    def _differentiate(
+        self, function: Callable[..., Any], dy: Array, context: Context
+    ) -> Array | tuple[Array, Array]:
+        """Call a backward, add to the gradients, and return what `_backward` does."""
+        needs = (*self._needs(), "dresidual")
+        if self.exchange is None or not context.part:
+            gradients = function(dy, context, needs=needs)
+        else:
+            gradients = self.exchange.backward(
+                lambda whole: function(dy, context, needs=needs, sums=whole)
+            )
+        self._accumulate(gradients)
+        dx = cast(Array, gradients.dx)
+        return dx if gradients.dresidual is None else (dx, gradients.dresidual)
+
     def _track(self, context: Context) -> None:
         """Move the running statistics toward those of one batch, in training."""
         buffers = self.buffers()
         if not buffers or not self.training or self.frozen:
             return
         m = context.count
+        if self.unbiased and m <= 1:
+            expected = "weights whose sum is above 1, for an unbiased running variance"
+            function = f"{type(self).__name__}.forward"
+            raise checks.wrong_value(function, "sample_weight", m, expected)
         var = context.var * ((m - self.ddof) / (m - 1 if self.unbiased else m))
         buffers["num_batches_tracked"] += 1
         share = 1 / buffers["num_batches_tracked"] if self.momentum is None else self.momentum
@@ -118,12 +194,6 @@ class Normalizing(Layer[Context]):
     def _is_own(self, context: Context) -> bool:
         names = self._parameter_names
         return all(getattr(context, name) is getattr(self, name) for name in names)
-
-    def _add(self, gradients: Any) -> Array | tuple[Array, Array]:
-        """Add to the gradients, and return what `_backward` does."""
-        self._accumulate(gradients)
-        dx = cast(Array, gradients.dx)
-        return dx if gradients.dresidual is None else (dx, gradients.dresidual)
 
 
 def _learned(function: str, affine: Any) -> tuple[bool, bool]:
