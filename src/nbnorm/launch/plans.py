@@ -291,8 +291,8 @@ class Columns(NamedTuple):
         stream = self.streamed and _on_lines(dx, self.row_length)
         run(
             gradients.apply_columns, self.tiles, self.parallel,
-            dx, dresidual, dy, x, residual, weights, constants, activation, frozen, stream, self.height,
-            self.row_length,
+            dx, dresidual, dy, x, residual, weights, constants, activation, frozen, stream,
+            self.height, self.row_length,
         )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class Exchange(Protocol):
     def backward(self, call: Callable[[Callable[[Array], Array]], Result]) -> Result:
         """The call's result; it is handed what turns a part's gradient sums into the whole's."""
 
+
 # Whether gamma and beta are learned: both, neither, or the one that is named.
 Affine: TypeAlias = bool | str
 
@@ -126,8 +127,11 @@ class Normalizing(Layer[Context]):
     def __call__(
         self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
     ) -> Array:
-        """Return y, and keep the context for `backward`."""
-        y, self._context = self.forward(x, residual, sample_weight=sample_weight)
+        """Return y; in training, keep the context for `backward`."""
+        if sample_weight is None:
+            return super().__call__(x, residual)
+        y, context = self.forward(x, residual, sample_weight=sample_weight)
+        self._context = context if self.training else None
         return y
 
     @abstractmethod
