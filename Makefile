@@ -6,13 +6,14 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-cpus soak lint compare bench dashboard dashboard-view notebooks clean
+.PHONY: help demo test test-all test-cpus soak lint compare bench dashboard dashboard-view notebooks clean
 
 help:
 	@echo "make demo            train a network on handwritten digits, with and without batch norm"
-	@echo "make test            linters, types, import rules and tests"
+	@echo "make lint            linters, types and import rules"
+	@echo "make test            the same and the quick tests"
+	@echo "make test-all        the same and all tests but the next two"
 	@echo "make test-cpus       kernels and functions with AVX2 and SSE2 code"
-	@echo "make lint            the first three alone"
 	@echo "make soak            the long tests: threads, forks, damaged caches, random calls"
 	@echo "make compare         speed against other libraries (installs them)"
 	@echo "make bench           a quick run of a part of the asv suites, on the code as it is"
@@ -24,9 +25,12 @@ help:
 demo: .venv/installed-demo
 	$(BIN)/python examples/train_digits.py
 
-test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not peer and not soak and not alone"
-	$(BIN)/python -m pytest -m "alone and not peer and not soak"
+# Groups of tests: tests/conftest.py.
+test: TESTS := not slow and not peer and not soak
+test-all: TESTS := not peer and not soak
+test test-all: lint
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "$(TESTS) and not alone"
+	$(BIN)/python -m pytest -m "$(TESTS) and alone"
 
 # Without features of its own the name alone would still give 512-bit code.
 test-cpus: .venv/installed-test

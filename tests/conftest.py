@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from hypothesis import settings
+from numba.core import config
 
 # A first call compiles for seconds, so hypothesis's deadline would measure Numba. In CI the same
 # examples every time: a failure there must be found again here.
@@ -45,6 +47,52 @@ def import_optional_peer(name: str) -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(name)
+
+
+# --- what `make test` leaves to `make test-all` -----------------------------------------------
+
+# To compile takes most of the time of the tests, each kernel for each type and activation anew. The
+# quick ones compile for float32, without activation or with a ReLU. In plain NumPy, where nothing
+# is compiled, every variant is quick.
+QUICK_ACTIVATIONS = (None, "relu")
+
+
+def _is_variant(item: pytest.Item) -> bool:
+    """Whether a test is marked as one, or a parameter, or what it holds, says so."""
+    # The examples of docstrings are short, and so float64.
+    if item.get_closest_marker("variant") or isinstance(item, pytest.DoctestItem):
+        return True
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    for name, value in parameters.items():
+        dtype = value if name == "dtype" else getattr(value, "dtype", None)
+        activation = value if name == "activation" else getattr(value, "activation", None)
+        if dtype in ("float64", np.float64) or activation not in QUICK_ACTIVATIONS:
+            return True
+    return False
+
+
+# Workers that compile at the same time compile the same kernels, unless each has families of its
+# own. Every other file is a group by itself.
+FAMILIES = {
+    "conv2d": re.compile("conv2d|conv_"),
+    "dense": re.compile("dense|gemm|product|summed"),
+    "norms": re.compile("norms|norm_bits|norm_errors|penalties"),
+    "batch norm": re.compile("functional|kernels/batch_norm"),
+}
+
+
+def _group_of(item: pytest.Item) -> str:
+    file = item.path.relative_to(item.config.rootpath).as_posix()
+    return next((name for name, files in FAMILIES.items() if files.search(file)), file)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+        if not config.DISABLE_JIT and _is_variant(item):
+            item.add_marker("slow")
 
 
 # --- closing figures ------------------------------------------------------------------------

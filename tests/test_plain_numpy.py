@@ -17,11 +17,27 @@ from numba.core import config
 ROOT = Path(__file__).parents[1]
 
 
+FOLDERS = {
+    "src": (),
+    "tests/functional": (pytest.mark.slow,),
+    "tests/kernels": (),
+    "tests/launch": (),
+    "tests/robustness": (),
+}
+
+
 @pytest.mark.skipif(config.DISABLE_JIT, reason="that is what runs now")
-@pytest.mark.parametrize("folder", ["functional", "kernels", "launch"])
+@pytest.mark.parametrize(
+    "folder",
+    # Each may have a worker to itself.
+    [
+        pytest.param(name, marks=[*marks, pytest.mark.xdist_group(name)])
+        for name, marks in FOLDERS.items()
+    ],
+)
 def test_as_plain_numpy(folder):
-    tests = str(ROOT / "tests" / folder)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not peer and not soak", folder]
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     run = subprocess.run(
         command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True

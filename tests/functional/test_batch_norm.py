@@ -103,6 +103,7 @@ def test_the_combinations_are_every_pair_of_values():
     assert wanted == set().union(*(pairs(site, case) for site, case in sited_cases()))
 
 
+@pytest.mark.variant
 @given(strategies.batches())
 def test_is_the_reference_on_any_shape_and_strides(batch):
     assert_within_bounds(allocated(batch), batch)
@@ -162,6 +163,7 @@ def test_a_leaky_relus_slope_is_a_hundredth_unless_given(rng):
 # --- against its parts and its derivative -------------------------------------------------------
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_fused_is_separate(activation, rng):
     batch = draw(Case((40, 3), dtype="float64", activation=activation, residual=True), rng)
@@ -179,6 +181,7 @@ def test_fused_is_separate(activation, rng):
         assert (np.abs(fused[name] - value) <= BOUND["float64"] * scale[name]).all(), name
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("statistics", ["of the batch", "given"])
 @pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("activation", ACTIVATIONS)

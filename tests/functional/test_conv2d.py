@@ -95,6 +95,7 @@ def test_each_algorithm_is_within_its_bound(rng, sizes, padding, axis, algorithm
         np.testing.assert_allclose(got, wanted, rtol=0, atol=bound)
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize(
     "options",
     [

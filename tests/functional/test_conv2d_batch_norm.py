@@ -201,6 +201,7 @@ def test_one_value_in_a_channel_will_do_for_given_statistics(rng, axis):
     assert_is_the_reference(run(site, batch, axis), site, batch)
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("site", [PLAIN, STRIDED], ids=str)
 def test_backward_is_the_derivative_of_forward(rng, site, given):
@@ -322,6 +323,7 @@ def test_inference_is_the_reference(rng, site, variant, axis):
     np.testing.assert_array_equal(y, out)
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("activation", ["relu", None])
 def test_inference_may_write_over_the_residual(rng, activation):
     x, weight = rng.standard_normal((2, 3, 7, 6)), rng.standard_normal((5, 3, 3, 3))

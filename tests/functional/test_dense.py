@@ -44,6 +44,7 @@ def test_backward_is_the_reference(rng, shape, dtype):
         np.testing.assert_allclose(got, expected, rtol=0, atol=10 * TOLERANCE[dtype])
 
 
+@pytest.mark.variant
 def test_backward_is_the_derivative_of_forward(rng):
     x, weight, bias, dy = operands(rng, (2, 4, 3), np.float64)
     gradients = dense_backward(dy, x, weight)

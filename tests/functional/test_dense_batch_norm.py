@@ -74,6 +74,7 @@ def test_one_row_will_do_for_given_statistics(rng, leading):
     assert_is_the_reference(allocated(batch), batch)
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_backward_is_the_derivative_of_forward(rng, ddof, given):
@@ -187,6 +188,7 @@ def test_inference_is_the_reference(rng, leading, variant):
     np.testing.assert_array_equal(y, out)
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("activation", ["relu", None])
 def test_inference_may_write_over_the_residual(rng, activation):
     x, weight = rng.standard_normal((9, 5)), rng.standard_normal((7, 5))

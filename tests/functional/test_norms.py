@@ -105,6 +105,7 @@ def test_any_shape_strides_and_axis(data):
     assert_within_bounds(*(found[k] for k in ("y", "dx", "norm")), *values, order, tuple(axes), 0.1)
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("axis", [1, None, (0, 2)], ids=str)
 @each_order
 def test_gradients_by_finite_differences(order, axis, rng):

@@ -209,6 +209,7 @@ def test_an_edit_under_a_running_process_is_not_taken_for_its_own_code(used):
     assert used.run()["compiled"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"), [("NUMBA_BOUNDSCHECK", 1), ("NUMBA_OPT", 1), ("NUMBA_CPU_NAME", "x86-64")]
 )
@@ -435,6 +436,7 @@ def test_a_package_without_sources_works_uncached(installation):
 # --- many processes, many versions ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_an_empty_cache(installation):
     together = [installation.start() for _ in range(8)]
     for process in together:

@@ -27,6 +27,7 @@ from tests.jit.processes import Process, environment
 
 pytestmark = pytest.mark.alone
 
+# Numba prefers the first.
 LAYERS = ["tbb", "omp", "workqueue"]
 
 # Which layers run in parallel in a child that was forked by the only thread.
@@ -54,7 +55,7 @@ def is_missing(layer: str) -> bool:
     return False
 
 
-@pytest.fixture(params=LAYERS)
+@pytest.fixture(params=[LAYERS[0], *(pytest.param(o, marks=pytest.mark.slow) for o in LAYERS[1:])])
 def layer(request: pytest.FixtureRequest) -> str:
     if is_missing(request.param):
         pytest.skip(f"no {request.param} here")

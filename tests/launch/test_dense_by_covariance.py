@@ -79,6 +79,7 @@ def test_where_it_pays(n, c, k, expected):
     assert dense_by_covariance.use_covariance(n, k, c) is expected
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("activation", ["silu", None])
 def test_backward_is_the_derivative_of_forward(forced, rng, activation, ddof):

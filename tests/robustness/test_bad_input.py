@@ -19,6 +19,8 @@ from tests.robustness import arguments, layer_arguments, page
 from tests.robustness.arguments import SIZES, Function
 from tests.robustness.kinds import Given
 
+pytestmark = pytest.mark.variant  # float64 throughout
+
 TABLE = [*arguments.TABLE, *layer_arguments.TABLE]
 ARGUMENTS = [(function, name) for function in TABLE for name in function.arguments]
 

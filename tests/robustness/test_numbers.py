@@ -16,9 +16,10 @@ from tests.robustness import arguments
 from tests.robustness.kinds import Data
 from tests.robustness.test_bad_input import TOLERANCE, results_in, title
 
-pytestmark = pytest.mark.skipif(
-    config.DISABLE_JIT, reason="NumPy, in the place of compiled code, warns"
-)
+pytestmark = [
+    pytest.mark.variant,  # float64 throughout
+    pytest.mark.skipif(config.DISABLE_JIT, reason="NumPy, in the place of compiled code, warns"),
+]
 
 CASES = [
     (function, name)

@@ -190,6 +190,7 @@ def standardize_pictures(x, mean, var, eps):
     return y
 
 
+@pytest.mark.slow
 def test_called_from_compiled_code():
     batch = drawn((4, 5, 37), "float32", ("leaky_relu", 0.2))
     gamma, beta = batch.options["gamma"], batch.options["beta"]

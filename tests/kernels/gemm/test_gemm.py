@@ -225,6 +225,7 @@ def layer(x, weight, head, scale, shift):
     return y
 
 
+@pytest.mark.slow
 def test_called_from_compiled_code():
     dtype = np.float32
     x, weight = integers_in((50, 9), dtype), integers_in((70, 9), dtype, seed=1)
