@@ -653,3 +653,36 @@ def test_bad_input_is_answered_as_pytorch_answers(shape):
 def test_no_module(function):
     with pytest.raises(TypeError, match="model is 3; expected a torch"):
         function(3)
+
+
+# --- timm -----------------------------------------------------------------------------------
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """What timm's class of this name does, under the name that it has there."""
+
+    __module__ = "timm.layers.norm_act"
+
+    def __init__(self, channels, activation):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), activation
+
+    def forward(self, x):
+        assert x.ndim == 4  # which torch.fx cannot trace
+        return self.act(self.drop(super().forward(x)))
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(inplace=True), nn.Identity(), nn.Softplus()], ids=str
+)
+def test_norms_with_activations(activation):
+    norm = BatchNormAct2d(4, activation)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.SiLU()).double()
+    twin = nbt.convert(copy.deepcopy(model))
+    expected = {
+        nn.ReLU: "conv2d + batch norm + relu", nn.Identity: "conv2d + batch norm", nn.Softplus: "",
+    }  # fmt: skip
+    assert fusions(twin) == {"1": expected[type(activation)]}
+    for training in (True, False):
+        ours, theirs = (results(m.train(training), images()) for m in (twin, model))
+        assert_same(ours, theirs)

@@ -97,11 +97,11 @@ def digits_network():
 def test_training_on_the_digits_gives_the_same_accuracy():
     datasets = pytest.importorskip("sklearn.datasets")
     digits = datasets.load_digits()
-    x = torch.from_numpy(digits.images[:, None] / 16).float()
+    x = torch.from_numpy(digits.images[:, None] / 16)
     target = torch.from_numpy(digits.target).long()
     held_out = torch.arange(len(x)) % 5 == 0
     torch.manual_seed(0)
-    start = digits_network()
+    start = digits_network().double()  # in which both ways stay together
     accuracies = []
     for convert in (lambda model: model, nbt.convert):
         model = convert(copy.deepcopy(start))
@@ -116,5 +116,5 @@ def test_training_on_the_digits_gives_the_same_accuracy():
         with torch.no_grad():
             right = model.eval()(x[held_out]).argmax(1) == target[held_out]
         accuracies.append(float(right.float().mean()))
-    assert accuracies[0] > 0.95
-    assert abs(accuracies[0] - accuracies[1]) < 0.015  # five images of 360: rounding alone differs
+    assert accuracies[0] > 0.94
+    assert accuracies[0] == accuracies[1]

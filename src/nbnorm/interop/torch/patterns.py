@@ -84,7 +84,11 @@ class Graph:
         """The modules that the graph calls without looking into them, and that have others in."""
         paths = {node.target for node in self.graph.nodes if node.op == "call_module"}
         found = ((str(path), self.modules[path]) for path in paths)
-        return [(path, module) for path, module in found if any(True for _ in module.children())]
+        return [
+            (path, module)
+            for path, module in found
+            if any(True for _ in module.children()) and not is_norm(module)
+        ]
 
     def matches(self) -> list[Match]:
         """Every norm, in the order of the graph; the chain of one that is left alone is empty."""
