@@ -227,6 +227,10 @@ class UNet(nn.Module):
         return self.last(x)
 
 
+def unet() -> nn.Module:
+    return UNet()
+
+
 def double_conv(channels: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for c in (channels, width):
