@@ -222,18 +222,18 @@ def degrees_of_freedom(function: str, ddof: Any) -> int:
     return int(ddof)
 
 
-def axes(function: str, axis: Any, ndim: int) -> tuple[int, ...]:
+def axes(function: str, axis: Any, ndim: int, name: str = "axis") -> tuple[int, ...]:
     """Some or all of the axes of an array, ascending and not negative."""
     given = axis if isinstance(axis, tuple) else (axis,)
     expected = f"an int or a tuple of different ints from {-ndim} to {ndim - 1}"
     for one in given:
         if not is_int(one):
-            raise wrong_type(function, "axis", axis, expected)
+            raise wrong_type(function, name, axis, expected)
         if not -ndim <= one < ndim:
-            raise wrong_value(function, "axis", axis, expected)
+            raise wrong_value(function, name, axis, expected)
     found = tuple(sorted({int(one) % ndim for one in given}))
     if len(found) != len(given) or not found:
-        raise wrong_value(function, "axis", axis, expected)
+        raise wrong_value(function, name, axis, expected)
     return found
 
 

@@ -244,11 +244,13 @@ def conv2d(d: Drawing, name: str) -> None:
 
 
 def folding(d: Drawing) -> None:
-    """The weights of a dense layer or a convolution."""
-    k, c, *window = limited([d.size(100) for _ in range(d.one_of([2, 4]))])
-    r, s = window or ((), ())
+    """The weights of a dense layer or a convolution, with output channels along any axes."""
+    shape = limited([d.size(100) for _ in range(d.one_of([2, 3, 4, 5]))])
+    out_axis = sorted(int(a) for a in d.rng.permutation(len(shape))[: d.rng.integers(1, 3)])
     operation = BY_NAME["fold_batch_norm"]
-    call(d, operation, "", operation.shapes({"k": k, "c": c, "r": r, "s": s}))
+    k = math.prod(shape[axis] for axis in out_axis)
+    shapes = operation.shapes({"k": k, "c": 1, "r": (), "s": ()}) | {"weight": shape}
+    call(d, operation, "", shapes, out_axis=tuple(out_axis))
 
 
 def norms(d: Drawing) -> None:

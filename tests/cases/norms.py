@@ -13,7 +13,7 @@ from nbnorm import reference
 from nbnorm.jit.simd import lane_count
 
 Array = NDArray[Any]
-Axis = int | tuple[int, ...] | None
+Axis = int | tuple[int, ...] | str | None
 
 
 class Functions(NamedTuple):
@@ -49,8 +49,8 @@ BOUND = {"float32": 2e-6, "float64": 1e-14}
 
 
 def summed_axes(ndim: int, axis: Axis) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(1, ndim))
+    if axis is None or axis == "sample":
+        return tuple(range(0 if axis is None else 1, ndim))
     return tuple(a % ndim for a in np.atleast_1d(axis))
 
 

@@ -63,6 +63,40 @@ def test_the_convolution_does_its_own_batch_norm(rng, groups):
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
 
 
+# Where each kind of weight has its output channels: shape, out_axis, and how it becomes (k, ...).
+KINDS = {
+    "PyTorch's Conv1d": ((6, 4, 5), 0, lambda w: w),
+    "PyTorch's Conv3d": ((6, 4, 2, 3, 2), 0, lambda w: w),
+    "PyTorch's ConvTranspose2d": ((4, 6, 3, 2), 1, lambda w: w.swapaxes(0, 1)),
+    "as many in as out": ((6, 6, 3, 2), 1, lambda w: w.swapaxes(0, 1)),
+    "the same in 2 groups": (
+        (2, 2, 3, 5, 4), (0, 2), lambda w: w.swapaxes(1, 2).reshape(6, 2, 5, 4),
+    ),
+    "Keras's Conv2D": ((3, 2, 4, 6), -1, lambda w: w.transpose(3, 2, 0, 1)),
+    "Keras's Conv2DTranspose": ((3, 2, 6, 4), -2, lambda w: w.transpose(2, 3, 0, 1)),
+    "Keras's DepthwiseConv2D": (
+        (3, 5, 2, 3), (-1, -2), lambda w: w.transpose(2, 3, 0, 1).reshape(6, 1, 3, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_channels_along_other_axes(rng, kind):
+    shape, out_axis, channels_first = KINDS[kind]
+    arguments = draw(rng, (6, 1), np.float64) | {"weight": rng.standard_normal(shape)}
+    right, right_bias = fold_batch_norm(
+        **arguments | {"weight": channels_first(arguments["weight"]).reshape(6, -1)}
+    )
+    weight, bias = fold_batch_norm(**arguments, out_axis=out_axis)
+    assert weight.shape == shape
+    np.testing.assert_array_equal(channels_first(weight).reshape(6, -1), right)
+    np.testing.assert_array_equal(bias, right_bias)
+    for got, wanted in zip(
+        (weight, bias), reference.fold_batch_norm(**arguments, out_axis=out_axis), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-14, atol=1e-15)
+
+
 def test_by_hand():
     weight, bias = fold_batch_norm(
         np.array([[1.0, 2.0], [3.0, 4.0]]),
@@ -139,8 +173,11 @@ WEIGHT, BIAS, VECTOR = np.ones((4, 3)), np.ones(4), np.ones(4)
     [
         ({"weight": [[1.0]]}, TypeError, r"weight is \[\[1.0\]\]; expected a NumPy array"),
         ({"weight": WEIGHT.astype(int)}, TypeError, "weight is .*int64.* expected .*float32 or"),
-        ({"weight": np.ones((4, 3, 3))}, ValueError, r"weight is .* expected .* 2 or 4 dimensions"),
-        ({"weight": WEIGHT[0]}, ValueError, r"weight is .*\(3,\); expected .* 2 or 4 dimensions"),
+        ({"weight": WEIGHT[0]}, ValueError, r"weight is .*\(3,\); expected .* 2 dimensions"),
+        ({"out_axis": 1}, ValueError, r"bias is .*\(4,\); expected shape \(3,\)"),
+        ({"out_axis": (0, 1)}, ValueError, r"bias is .*\(4,\); expected shape \(12,\)"),
+        ({"out_axis": 2}, ValueError, "out_axis is 2; expected an int or a tuple .* from -2 to 1"),
+        ({"out_axis": None}, TypeError, "out_axis is None; expected an int or a tuple"),
         ({"bias": BIAS[:3]}, ValueError, r"bias is .*\(3,\); expected shape \(4,\)"),
         ({"mean": None}, TypeError, "mean is None; expected a NumPy array"),
         ({"mean": VECTOR[:, None]}, ValueError, r"mean is .*\(4, 1\); expected shape \(4,\)"),

@@ -29,7 +29,7 @@ each_order = pytest.mark.parametrize("order", FUNCTIONS)
 each_type = pytest.mark.parametrize("dtype", ["float32", "float64"])
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
-AXES = [1, -1, 0, None, (1, 2), (1, 3), (0, 2), (2, 3), (0, 1, 2, 3), (3, -3, 2)]
+AXES = [1, -1, 0, None, "sample", (1, 2), (1, 3), (0, 2), (2, 3), (0, 1, 2, 3), (3, -3, 2)]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_any_shape_strides_and_axis(data):
 
 
 @pytest.mark.variant
-@pytest.mark.parametrize("axis", [1, None, (0, 2)], ids=str)
+@pytest.mark.parametrize("axis", [1, None, "sample", (0, 2)], ids=str)
 @each_order
 def test_gradients_by_finite_differences(order, axis, rng):
     shape = (3, 4, 2)
@@ -130,6 +130,28 @@ def test_nothing_to_sum(order):
         d = 0.25 if order == "l1" else 0.5
         kept = tuple(np.delete(shape, summed_axes(len(shape), axis)))
         np.testing.assert_array_equal(context.norm, np.full(kept, d))
+
+
+@each_order
+def test_none_is_the_whole_array_as_in_numpy(order, rng):
+    x = rng.standard_normal((2, 3, 3, 1))
+    y, context = FUNCTIONS[order].forward(x, axis=None, eps=0.0)
+    norm = np.linalg.norm(x.ravel(), 1 if order == "l1" else 2)
+    assert context.norm.shape == ()
+    np.testing.assert_allclose(context.norm, norm, rtol=1e-14)
+    np.testing.assert_allclose(y, x / norm, rtol=1e-14)
+    row = x.ravel()
+    np.testing.assert_allclose(
+        FUNCTIONS[order].forward(row, axis=None, eps=0.0)[0], row / norm, rtol=1e-14
+    )
+
+
+@each_order
+def test_a_sample_is_all_axes_but_the_first(order, rng):
+    x, dy = rng.standard_normal((2, 4, 3, 5))
+    found, right = (results(order, x, dy, axis, eps=0.1) for axis in ("sample", (1, 2)))
+    assert found["norm"].shape == (4,)
+    assert_same_bits(found, right)
 
 
 # --- values at the ends -----------------------------------------------------------------------

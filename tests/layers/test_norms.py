@@ -17,7 +17,7 @@ PENALTIES = {L1Penalty: reference.l1_penalty, L2Penalty: reference.l2_penalty}
 TOLERANCE = {"rtol": 1e-13, "atol": 1e-15}  # float64, sums of a few values
 
 
-@pytest.mark.parametrize("axis", [1, -1, (1, 2), None])
+@pytest.mark.parametrize("axis", [1, -1, (1, 2), None, "sample"])
 @pytest.mark.parametrize("kind", NORMALIZING)
 def test_is_the_reference(kind, axis, rng):
     forward, backward = NORMALIZING[kind]
@@ -27,7 +27,7 @@ def test_is_the_reference(kind, axis, rng):
     np.testing.assert_allclose(
         layer.backward(dy), backward(dy, x, axis=axis, eps=0.01), **TOLERANCE
     )
-    assert repr(layer) == f"{kind.__name__}(axis={axis}, eps=0.01)"
+    assert repr(layer) == f"{kind.__name__}(axis={axis!r}, eps=0.01)"
 
 
 @pytest.mark.parametrize("kind", PENALTIES)

@@ -14,7 +14,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("axis", [1, -1, 0, (1, 2), (0, 1, 2), None])
+@pytest.mark.parametrize("axis", [1, -1, 0, (1, 2), (0, 1, 2), None, "sample"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients(name, axis, rng):
     forward, backward = FUNCTIONS[name]
@@ -48,6 +48,7 @@ def test_by_hand():
     assert reference.l2_penalty(x, 2.0)[0] == 25.0
 
 
-def test_none_is_the_whole_sample():
+def test_the_whole_array_and_the_whole_sample():
     x = np.ones((2, 3, 4))
-    np.testing.assert_array_equal(reference.l1_normalize_forward(x, axis=None, eps=0.0), x / 12)
+    np.testing.assert_array_equal(reference.l1_normalize_forward(x, axis=None, eps=0.0), x / 24)
+    np.testing.assert_array_equal(reference.l1_normalize_forward(x, axis="sample", eps=0.0), x / 12)

@@ -28,6 +28,7 @@ from tests.robustness.options import (
     EPS,
     GROUPS,
     IMAGE_AXIS,
+    OUT_AXIS,
     PADDING,
     Context,
     Option,
@@ -120,7 +121,8 @@ OWN: dict[str, dict[str, Kind]] = {
     "conv2d": {"axis": IMAGE_AXIS},
     "conv2d_batch_norm": {"axis": IMAGE_AXIS},
     "fold_batch_norm": {
-        "weight": Data("kcrs", same=False, decides=True, free=("c", "r", "s")),
+        "weight": Data("kcrs", same=False, decides=True, free=("c", "r", "s", "an axis more")),
+        "out_axis": OUT_AXIS,
     },
     **{name: {"axis": summed_axes(3)} for name in ("l1_normalize", "l2_normalize")},
     **{name: {"weight": EPS} for name in ("l1_penalty", "l2_penalty")},

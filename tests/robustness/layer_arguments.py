@@ -242,8 +242,10 @@ LAYER_AXIS = Option(
     (), (np.int64(1), -1, (1,)),
 )  # fmt: skip
 SUMMED_AXES = Option(
-    "summed axes of a layer", "int, tuple of ints, or None for all but the first", 1, "",
-    (*NO_INTS[1:-2], [1], (1.0,), (True,), (None,), ()), (), (None, np.int64(1), -1, (1,), (0, 1)),
+    "summed axes of a layer",
+    'int, tuple of ints, None for all, or "sample" for all but the first', 1, "",
+    (*NO_INTS[1:-2], [1], (1.0,), (True,), (None,), ()), (),
+    (None, "sample", np.int64(1), -1, (1,), (0, 1)),
 )  # fmt: skip
 AFFINE = Option(
     "affine", 'True, False, "gamma" or "beta"', True, "True, False or one of", NO_FLAGS[:3],

@@ -98,13 +98,19 @@ def kept_axes(ndim: int) -> Option:
 def summed_axes(ndim: int) -> Option:
     """The axes of an array of so many that are summed over."""
     return Option(
-        "summed axes", "int, tuple of ints, or None for all but the first", 1, "",
+        "summed axes", 'int, tuple of ints, None for all, or "sample" for all but the first', 1, "",
         (1.0, True, "1", b"1", [1], np.ones(1, int), (1, 2.0), (1, True), (None,)),
         (ndim, -ndim - 1, BEYOND, (1, ndim), (1, 1), (1, 1 - ndim), ()),
-        (None, np.int64(1), 1 - ndim, (1,), (ndim - 1, 0), tuple(range(ndim))),
+        (None, "sample", np.int64(1), 1 - ndim, (1,), (ndim - 1, 0), tuple(range(ndim))),
     )  # fmt: skip
 
 
+OUT_AXIS = Option(
+    "axes of output channels", "int or tuple of ints", 0, "",
+    (None, 1.0, True, "1", b"1", [1], np.ones(1, int), (0, 1.0), (0, True), (None,)),
+    (4, -5, BEYOND, (0, 4), (0, 0), (0, -4), ()),
+    (np.int64(0), -4, (0,)),
+)  # fmt: skip
 IMAGE_AXIS = Option(
     "axis of channels", "1 or -1", 1, "1 or -1", (*NO_INTS, (1,)), (0, 2, -2, 3, BEYOND),
     (np.int64(1),),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nbnorm import checks
@@ -18,10 +20,11 @@ def fold_batch_norm(
     beta: Array | None = None,
     *,
     eps: float = 1e-5,
+    out_axis: int | tuple[int, ...] = 0,
 ) -> tuple[Array, Array]:
     """Return the weight and bias of a layer that does its own batch norm, for inference.
 
-    For a dense layer or a convolution, in whatever groups::
+    For a dense layer or a convolution over any number of axes, in whatever groups::
 
         scale  = gamma / sqrt(var + eps)
         weight = scale weight            bias = scale (bias - mean) + beta
@@ -31,7 +34,7 @@ def fold_batch_norm(
 
     Parameters
     ----------
-    weight : array (k, c) or (k, c / groups, r, s)
+    weight : array (k, c), (k, c / groups, r, s) or another of two dimensions or more
         float32 or float64.
     bias : array (k,) or None
         float32 or float64.
@@ -41,6 +44,8 @@ def fold_batch_norm(
         Scale and shift; 1 and 0 if not given.
     eps : float, 0 or more
         Added to the variance. Where ``var + eps`` is 0, the weight is 0 and the bias beta.
+    out_axis : int or tuple of ints
+        Where the k output channels are in weight: along one axis, or in C order along several.
 
     Returns
     -------
@@ -54,6 +59,22 @@ def fold_batch_norm(
     TypeError
         An argument is of the wrong type.
 
+    Notes
+    -----
+    The output channels of other weights:
+
+    ==================================================  =================================  ========
+    of                                                  shape                              out_axis
+    ==================================================  =================================  ========
+    PyTorch's Linear, Conv1d, Conv2d, Conv3d            (k, c / groups, ...)               0
+    PyTorch's ConvTranspose1d, 2d, 3d                   (c, k, ...)                        1
+    in groups, after ``weight.reshape(groups, c //      (groups, c / groups, k / groups,   (0, 2)
+    groups, *weight.shape[1:])``                        ...)
+    Keras's Dense, Conv1D, Conv2D, Conv3D               (..., c / groups, k)               -1
+    Keras's Conv1DTranspose, 2D, 3D                     (..., k, c)                        -2
+    Keras's DepthwiseConv1D, 2D                         (..., c, multiplier)               (-2, -1)
+    ==================================================  =================================  ========
+
     Examples
     --------
     >>> import numpy as np
@@ -64,15 +85,16 @@ def fold_batch_norm(
     """
     function = "fold_batch_norm"
     checks.array(function, "weight", weight)
-    if weight.ndim not in (2, 4):
-        raise checks.wrong_value(function, "weight", weight, "an array of 2 or 4 dimensions")
-    kept = weight.shape[:1]
+    if weight.ndim < 2:
+        raise checks.wrong_value(function, "weight", weight, "an array of 2 dimensions or more")
+    out_axes = checks.axes(function, out_axis, weight.ndim, "out_axis")
+    kept = (math.prod(weight.shape[axis] for axis in out_axes),)
     check_parameters(function, kept, bias=bias)
     normalization = check_normalization(
         function, weight, kept, kept, gamma=gamma, beta=beta, statistics=(mean, var), eps=eps,
         activation=None, residual=None,
     )  # fmt: skip
-    return _folded(weight, bias, mean, var, gamma, beta, normalization.eps)
+    return _folded(weight, bias, mean, var, gamma, beta, normalization.eps, out_axes)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # overflow and NaN propagate silently
@@ -84,6 +106,7 @@ def _folded(
     gamma: Array | None,
     beta: Array | None,
     eps: float,
+    out_axes: tuple[int, ...],
 ) -> tuple[Array, Array]:
     """`fold_batch_norm` of checked arguments."""
     shifted = var.astype(np.float64) + eps
@@ -93,5 +116,7 @@ def _folded(
     shift = -scale * mean if bias is None else scale * (bias.astype(np.float64) - mean)
     if beta is not None:
         shift += beta
-    along_weight = scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    along_weight = scale.reshape(
+        [size if axis in out_axes else 1 for axis, size in enumerate(weight.shape)]
+    )
     return (weight * along_weight).astype(weight.dtype), shift.astype(weight.dtype)

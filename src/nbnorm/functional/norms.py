@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from nbnorm.launch.norms import divide
 from nbnorm.launch.outputs import destination
 from nbnorm.typing import Array
 
-Axis: TypeAlias = int | tuple[int, ...] | None
+# None is the whole array, "sample" all axes but the first.
+Axis: TypeAlias = int | tuple[int, ...] | Literal["sample"] | None
+SAMPLE = "sample"
 
 
 class _Fields(NamedTuple):
@@ -75,10 +77,10 @@ def l1_normalize_forward(
     Parameters
     ----------
     x : array of float32 or float64, any strides
-        Not of zero dimensions; of two or more if axis is None.
-    axis : int, tuple of int or None
+        Not of zero dimensions; of two or more if axis is "sample".
+    axis : int, tuple of int, None or "sample"
         The axis or axes summed over, as in `numpy.linalg.norm`; all others keep norms of their own.
-        None is the whole sample: all axes but the first.
+        None is the whole array, "sample" all axes but the first.
     eps : float, 0 or more
         Added to the sum. Where both are 0, y is 0, and so is the gradient.
     out : array of x's shape and type, optional
@@ -308,8 +310,10 @@ def _fits(context: NormalizeContext) -> bool:
 def _summed_axes(function: str, x: Array, axis: Any) -> tuple[int, ...]:
     if x.ndim == 0:
         raise checks.wrong_value(function, "x", x, "one axis or more")
-    if axis is not None:
+    if axis is None:
+        return tuple(range(x.ndim))
+    if not (isinstance(axis, str) and axis == SAMPLE):
         return checks.axes(function, axis, x.ndim)
     if x.ndim == 1:
-        raise checks.wrong_value(function, "x", x, "two axes or more where axis is None")
+        raise checks.wrong_value(function, "x", x, f"two axes or more where axis is {SAMPLE!r}")
     return tuple(range(1, x.ndim))

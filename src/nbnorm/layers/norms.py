@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbnorm import checks
 from nbnorm.functional.norms import (
+    SAMPLE,
     Axis,
     L1NormalizeContext,
     L2NormalizeContext,
@@ -20,13 +21,14 @@ class _Normalize(Layer[Context]):
     def __init__(self, *, axis: Axis = 1, eps: float = 1e-12) -> None:
         super().__init__()
         name = type(self).__name__
-        if axis is not None:
-            checks.ints(name, "axis", axis, "an int, a tuple of ints or None")
+        if axis is not None and not (isinstance(axis, str) and axis == SAMPLE):
+            expected = f"an int, a tuple of ints, None or {SAMPLE!r}"
+            checks.ints(name, "axis", axis, expected)
         self.axis = axis
         self.eps = checks.number(name, "eps", eps)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(axis={self.axis}, eps={self.eps})"
+        return f"{type(self).__name__}(axis={self.axis!r}, eps={self.eps})"
 
 
 class L1Normalize(_Normalize[L1NormalizeContext]):
@@ -34,8 +36,8 @@ class L1Normalize(_Normalize[L1NormalizeContext]):
 
     Parameters
     ----------
-    axis : int, tuple of int or None
-        The axes summed over; None is the whole sample, all axes but the first.
+    axis : int, tuple of int, None or "sample"
+        The axes summed over; None is the whole array, "sample" all axes but the first.
     eps : float, 0 or more
 
     Examples
@@ -65,8 +67,8 @@ class L2Normalize(_Normalize[L2NormalizeContext]):
 
     Parameters
     ----------
-    axis : int, tuple of int or None
-        The axes summed over; None is the whole sample, all axes but the first.
+    axis : int, tuple of int, None or "sample"
+        The axes summed over; None is the whole array, "sample" all axes but the first.
     eps : float, 0 or more
 
     Examples

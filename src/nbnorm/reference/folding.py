@@ -18,6 +18,7 @@ def fold_batch_norm(
     beta: ArrayLike | None = None,
     *,
     eps: float = 1e-5,
+    out_axis: int | tuple[int, ...] = 0,
 ) -> tuple[Array, Array]:
     """Fold a batch norm with given statistics into the weight and bias before it.
 
@@ -26,11 +27,12 @@ def fold_batch_norm(
 
     Parameters
     ----------
-    weight : array (k, c) or (k, c / groups, r, s)
+    weight : array of two dimensions or more, such as (k, c) or (k, c / groups, r, s)
     bias : array (k,) or None
     mean, var : arrays (k,)
     gamma, beta : arrays (k,), optional
     eps : float
+    out_axis : the axis or axes of weight along which the output channels lie, in C order
 
     Returns
     -------
@@ -45,4 +47,6 @@ def fold_batch_norm(
     scale = inverse_std(var, eps) * (1.0 if gamma is None else np.asarray(gamma, np.float64))
     shift = (0.0 if bias is None else np.asarray(bias, np.float64)) - np.asarray(mean, np.float64)
     shift = scale * shift + (0.0 if beta is None else np.asarray(beta, np.float64))
-    return np.expand_dims(scale, tuple(range(1, weight.ndim))) * weight, shift
+    axes = [axis % weight.ndim for axis in np.atleast_1d(out_axis)]
+    along_weight = [size if axis in axes else 1 for axis, size in enumerate(weight.shape)]
+    return scale.reshape(along_weight) * weight, shift

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from nbnorm.reference.arrays import Array
 
-Summed: TypeAlias = int | tuple[int, ...] | None
+Summed: TypeAlias = int | tuple[int, ...] | str | None
 
 
 def l1_normalize_forward(x: ArrayLike, *, axis: Summed = 1, eps: float = 1e-12) -> Array:
@@ -18,7 +18,7 @@ def l1_normalize_forward(x: ArrayLike, *, axis: Summed = 1, eps: float = 1e-12) 
     Parameters
     ----------
     x : array
-    axis : the axes summed over, None for all but the first
+    axis : the axes summed over; None for all of them, "sample" for all but the first
     eps : added to the sum
 
     Returns
@@ -91,7 +91,7 @@ def l2_normalize_backward(
 
 
 def _sum_along(values: Array, axis: Summed) -> Array:
-    axes = tuple(range(1, values.ndim)) if axis is None else axis
+    axes = tuple(range(1, values.ndim)) if isinstance(axis, str) else axis
     return np.sum(values, axis=axes, keepdims=True)
 
 
