@@ -180,8 +180,12 @@ def test_without_gamma_and_beta(rng):
     state = export_state(layer, "onnx")  # the node has no inputs to leave out
     np.testing.assert_array_equal(state["scale"], 1)
     np.testing.assert_array_equal(state["B"], 0)
-    with pytest.raises(ValueError, match=r"import_state: .* unknown \['B', 'scale'\]"):
-        import_state(layer, state, "onnx")
+    other = BatchNorm(3, affine=False)
+    import_state(other, state, "onnx")
+    np.testing.assert_array_equal(other.running_var, layer.running_var)
+    state["scale"] = np.array([1.0, 2.0, 1.0])
+    with pytest.raises(ValueError, match=r"scale is .*; expected 1 everywhere: .* has no gamma"):
+        import_state(other, state, "onnx")
 
 
 def test_without_running_statistics(rng):
@@ -202,7 +206,10 @@ def test_without_running_statistics(rng):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda s: s.pop("n0/gamma"), ValueError, r"lacks \['n0/gamma'\] and has unknown \[\]"),
+        (lambda s: s.pop("n0/moving_mean"), ValueError,
+         r"lacks \['n0/moving_mean'\] and has unknown \[\]"),
+        (lambda s: s.update({"n1/moving_variance": np.full(2, -1.0)}), ValueError,
+         "n1/moving_variance is .* no negative"),
         (lambda s: s.update(x=1), ValueError, r"unknown \['x'\]; expected exactly \['c0/kernel'"),
         (lambda s: s.update({"c0/kernel": np.ones((6, 2, 3, 2))}), ValueError,
          r"c0/kernel is .*\(6, 2, 3, 2\); expected shape \(3, 2, 2, 6\)"),
@@ -338,8 +345,13 @@ def test_refuses_options_that_others_lack(layer, framework, error, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"center": False}, ValueError, "center is False; expected True: scale and shift go"),
+        ({"center": "no"}, TypeError, "center is 'no'; expected True or False"),
         ({"renorm": True}, ValueError, "renorm is True; expected False"),
+        ({"virtual_batch_size": 8}, ValueError, "virtual_batch_size is 8; expected None"),
+        ({"momentum": None}, ValueError, "momentum is None; expected a number from 0 to 1"),
+        ({"momentum": 1.5}, ValueError, "momentum is 1.5; expected a number from 0 to 1"),
+        ({"epsilon": -1.0}, ValueError, "epsilon is -1.0; expected a finite number"),
+        ({"axis": [1.0]}, TypeError, r"axis is \(1.0,\); expected an int, or a list"),
         (["epsilon"], TypeError, r"options is \['epsilon'\]; expected a mapping"),
     ],
 )

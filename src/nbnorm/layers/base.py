@@ -253,7 +253,8 @@ class Layer(ABC, Generic[Context]):
             )
         checked = {}
         for key, target in live.items():
-            checked[key] = _loaded(name, key, state[key], target)
+            own = key.rpartition(".")[2]
+            checked[key] = loaded(name, key, own, state[key], target)
         # Nothing below can fail.
         for key, value in checked.items():
             live[key][...] = value
@@ -305,9 +306,10 @@ class Layer(ABC, Generic[Context]):
 _NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
 
 
-def _loaded(function: str, name: str, given: Any, target: Array) -> Array:
+def loaded(function: str, name: str, own: str, given: Any, target: Array) -> Array:
     """Check an entry of a state; return a copy in the shape and type of the array it is for.
 
+    `name` is the entry's, `own` that of the layer's array.
     A copy, because a state may hold this layer's own arrays under other names.
     """
     try:
@@ -324,6 +326,6 @@ def _loaded(function: str, name: str, given: Any, target: Array) -> Array:
         copied = value.astype(target.dtype)
     if (np.isfinite(copied) != np.isfinite(value)).any():
         raise checks.wrong_value(function, name, value, f"numbers that {target.dtype} can hold")
-    if name.rpartition(".")[2] in _NEVER_NEGATIVE and (copied < 0).any():
+    if own in _NEVER_NEGATIVE and (copied < 0).any():
         raise checks.wrong_value(function, name, value, "no negative number")
     return copied

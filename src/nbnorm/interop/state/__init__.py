@@ -8,12 +8,13 @@ No framework is imported: they take and give what each framework's own functions
 framework      a dict of arrays, from and to the framework
 =============  =================================================================================
 "pytorch"      ``module.state_dict()``: ``{"bn.weight": ...}``
-"keras"        Keras 3: ``{v.path: v.numpy() for v in model.weights}``: ``{"bn/gamma": ...}``
+"keras"        Keras 3: ``{v.path: v.numpy() for v in model.weights}``: ``{"bn/gamma": ...}``;
+               Keras 2: ``v.name``, with ``:0`` behind. The model's name in front may be left out
 "flax_linen"   the variables: ``{"params": {"bn": {"scale": ...}}, "batch_stats": {...}}``
 "flax_nnx"     ``nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))``:
                ``{"bn": {"scale": ...}}``
 "onnx"         initializers by the name of the node's input: ``{"bn.scale": ...}``; a Gemm with
-               ``transB=1``, a Conv, a BatchNormalization
+               ``transB=1``, a Conv, a BatchNormalization (``mean`` and ``var`` before opset 14)
 =============  =================================================================================
 
 What they mean by the same words:
@@ -28,7 +29,11 @@ nbnorm         the new batch: 0.1  1e-5           unbiased or biased  (k, c), (k
 "onnx"         the old: 0.9        1e-5           biased              (k, c), (k, c, r, s)
 =============  ==================  =============  ==================  ========================
 
-c is that of a group. A running variance is carried over as it is: that one framework divides by m
+c is that of a group. Of Keras's depthwise layers, kernels (r, s, c, multiplier) are read as well;
+exported ones are those of a Conv2D in groups, which ``reshape(r, s, c, multiplier)`` turns into
+them. A SeparableConv2D is two layers of one name, a depthwise one without bias and a pointwise one.
+
+A running variance is carried over as it is: that one framework divides by m
 and the other by m - 1 concerns what later batches add to it. The rows of a dense layer behind a
 `Flatten` count pixels in the order of the layout; it has to be the same on both sides.
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from nbnorm import checks
+from nbnorm.interop.state.conversion import as_array, narrowed, weight_from, weight_to
 from nbnorm.interop.state.frameworks import Framework, framework_of
-from nbnorm.layers import Conv2d, Conv2dBatchNorm, Dense, DenseBatchNorm, Layer, Sequential
+from nbnorm.interop.state.parts import Part, check_layer, named_parts, path_of
+from nbnorm.layers import Layer
+from nbnorm.layers.base import loaded
 from nbnorm.layers.normalizing import Normalizing
 from nbnorm.typing import Array
 
-_TO_CHANNELS_LAST = {2: (1, 0), 4: (2, 3, 1, 0)}
-_TO_CHANNELS_FIRST = {2: (1, 0), 4: (3, 2, 0, 1)}
-
-
-class _Part(NamedTuple):
-    """A product or a batch norm: all of a layer, or half of a fused one.
-
-    prefix   what comes before its names in the state_dict of the whole
-    """
-
-    kind: str
-    layer: Layer[Any]
-    prefix: str
+# What a batch norm without them multiplies by and adds.
+_CONSTANTS = {"gamma": 1.0, "beta": 0.0}
+_STATISTICS = ("running_mean", "running_var")
 
 
 def export_state(
@@ -47,13 +40,14 @@ def export_state(
     Returns
     -------
     dict of new arrays; of dicts of them for Flax
-        Running statistics have the type of the layer's parameters, float32 where it has none.
+        Running statistics have the type of the layer's parameters, float32 where it has none. Where
+        the framework cannot do without a gamma or beta that the layer lacks, it is 1 or 0.
 
     Raises
     ------
     ValueError
-        An unknown framework, a wrong number of names, or no running statistics where the
-        framework cannot do without.
+        An unknown framework, a wrong number of names, no running statistics where the framework
+        cannot do without, or statistics that their type there cannot hold.
     TypeError
         A layer that is of no kind named above, and has parameters.
 
@@ -71,20 +65,26 @@ def export_state(
     """
     function = "export_state"
     target = framework_of(function, framework)
-    _check_layer(function, layer)
+    check_layer(function, layer)
     live = {**layer.parameters(), **layer.buffers()}
-    arrays = {}
-    for path, (part, own) in _places(function, layer, target, names).items():
-        array = live.get(part.prefix + own)
-        if array is None:
-            array = _stand_in(function, part, own, framework)
-        if array is None:
-            continue
-        if own in ("running_mean", "running_var"):
-            array = array.astype(_float_type(part))
-        if own == "weight" and not target.channels_first:
-            array = array.transpose(_TO_CHANNELS_LAST[array.ndim])
-        arrays[path] = np.array(array, order="C", copy=True)
+    arrays: dict[tuple[str, ...], Array] = {}
+    for part, name in named_parts(function, layer, names):
+        _check_tracked(function, part, target, framework)
+        for own, (theirs, *_) in target.names[part.kind].items():
+            array = live.get(part.prefix + own)
+            if array is None:
+                array = _stand_in(part, own, target)
+            if array is None:
+                continue
+            path = path_of(target, own, name, theirs)
+            if path in arrays:
+                raise checks.wrong_value(function, "names", names, "a name of its own for each")
+            if own in _STATISTICS:
+                key = target.separator.join(path)
+                array = narrowed(function, key, array, _float_type(part), _is_divided_by(part, own))
+            if own == "weight":
+                array = weight_to(array, target)
+            arrays[path] = np.array(array, order="C", copy=True)
     if not target.nested:
         return {target.separator.join(path): array for path, array in arrays.items()}
     return _nest(arrays, numbered=framework == "flax_nnx")
@@ -98,20 +98,22 @@ def import_state(
 ) -> None:
     """Copy what a framework has into a layer's parameters and running statistics.
 
-    Where the framework does not count batches, ``num_batches_tracked`` stays as it is. What does
-    not fit changes nothing.
+    Where the state does not count batches, ``num_batches_tracked`` stays as it is. A gamma or beta
+    that it lacks becomes 1 or 0, as the framework computes without one; one that the layer lacks
+    has to be 1 or 0. What does not fit changes nothing.
 
     Parameters
     ----------
     layer, framework, names
         As in `export_state`.
     state : mapping from names to arrays; a mapping of mappings for Flax
-        Exactly the arrays of these layers.
+        Exactly the arrays of these layers. Tensors of PyTorch too, of any float type.
 
     Raises
     ------
     ValueError
-        As `export_state`; a name is missing or unknown; a shape differs.
+        As `export_state`; a name is missing, unknown or not the only one that fits; a shape
+        differs; a number is too large for its type; a variance is negative.
     TypeError
         As `export_state`; state is no mapping, or a type does not convert.
 
@@ -127,102 +129,112 @@ def import_state(
     """
     function = "import_state"
     source = framework_of(function, framework)
-    _check_layer(function, layer)
+    check_layer(function, layer)
     if not isinstance(state, Mapping):
         raise checks.wrong_type(function, "state", state, "a mapping from names to arrays")
     live = {**layer.parameters(), **layer.buffers()}
-    given: dict[str, Any] = dict(_flatten(state) if source.nested else state)
-    places = {
-        source.separator.join(path): part.prefix + own
-        for path, (part, own) in _places(function, layer, source, names).items()
-        if part.prefix + own in live
-    }
-    if given.keys() != places.keys():
+    given: dict[Any, Any] = dict(_flatten(state) if source.nested else state)
+    keys = _Keys(given, source)
+    checked: dict[str, Array] = {}
+    expected, lacking = [], []
+    for part, name in named_parts(function, layer, names):
+        for own, all_theirs in source.names[part.kind].items():
+            paths = [
+                source.separator.join(path_of(source, own, name, theirs)) for theirs in all_theirs
+            ]
+            target = live.get(part.prefix + own)
+            if target is not None:
+                expected.append(paths[0])
+            elif own not in _CONSTANTS:
+                continue
+            key = keys.take(function, paths)
+            if key is None:
+                if target is None or own == "num_batches_tracked":
+                    continue
+                if own in _CONSTANTS:
+                    checked[part.prefix + own] = np.full_like(target, _CONSTANTS[own])
+                else:
+                    lacking.append(paths[0])
+                continue
+            value = as_array(function, key, given[key])
+            if target is None:
+                _check_constant(function, key, value, own)
+                continue
+            if own == "weight":
+                value = weight_from(function, key, value, part, target, source)
+            checked[part.prefix + own] = loaded(function, key, own, value, target)
+    if lacking or keys.left:
         raise ValueError(
-            f"{function}: state lacks {sorted(places.keys() - given.keys())} and has unknown "
-            f"{sorted(given.keys() - places.keys(), key=str)}; expected exactly {list(places)}, "
-            f"as {framework} has them"
+            f"{function}: state lacks {sorted(lacking)} and has unknown "
+            f"{sorted(keys.left, key=str)}; expected exactly {expected}, as {framework} has them"
         )
-    checked: dict[str, ArrayLike] = {}
-    for key, own in places.items():
-        turned = not source.channels_first and own.split(".")[-1] == "weight"
-        checked[own] = _checked(function, key, given[key], live[own], turned)
-    layer.load_state_dict({**live, **checked})
+    # Nothing below can fail.
+    for own, value in checked.items():
+        live[own][...] = value
 
 
-def _check_layer(function: str, layer: Any) -> None:
-    if not isinstance(layer, Layer):
-        raise checks.wrong_type(function, "layer", layer, "a Layer")
+class _Keys:
+    """The keys of a state that no array of a layer has taken yet: `left`."""
+
+    def __init__(self, given: Mapping[Any, Any], source: Framework) -> None:
+        self.left = set(given)
+        self._prefixed = source.prefixed
+        # Keras 2 numbers its variables: "bn/gamma:0".
+        self._plain = {
+            key: re.sub(r":\d+$", "", key) if source.prefixed and isinstance(key, str) else key
+            for key in given
+        }
+
+    def take(self, function: str, paths: Sequence[str]) -> Any:
+        """The key of the first path that there is, None if there is none."""
+        for path in paths:
+            found = [key for key in self.left if self._plain[key] == path]
+            if not found and self._prefixed:  # by the model's name, or that of one around it
+                ending = f"/{path}"
+                found = [key for key in self.left if str(self._plain[key]).endswith(ending)]
+            if len(found) > 1:
+                several = f"longer ones: {path} may be any of {sorted(found)}"
+                raise ValueError(f"{function}: names is too short; expected {several}")
+            if found:
+                self.left.remove(found[0])
+                return found[0]
+        return None
 
 
-def _parts(function: str, layer: Layer[Any], prefix: str = "") -> Iterator[_Part]:
-    """The products and batch norms of a layer, in order."""
-    if isinstance(layer, Sequential):
-        for index, member in enumerate(layer):
-            yield from _parts(function, member, f"{prefix}{index}.")
-        return
-    known = False
-    if isinstance(layer, (Dense, DenseBatchNorm)):
-        known = True
-        yield _Part("dense", layer, prefix)
-    if isinstance(layer, (Conv2d, Conv2dBatchNorm)):
-        known = True
-        yield _Part("conv2d", layer, prefix)
-    if isinstance(layer, Normalizing):
-        known = True
-        yield _Part("batch_norm", layer, prefix)
-    if not known and (layer.parameters() or layer.buffers()):
-        expected = "a batch norm, Dense, Conv2d, one fused, or a Sequential of such layers"
-        raise checks.wrong_type(function, "layer", layer, expected)
+def _check_tracked(function: str, part: Part, target: Framework, framework: str) -> None:
+    """Check for the running statistics that a framework's batch norm has always."""
+    layer = part.layer
+    if part.kind == "batch_norm" and not target.untracked and not layer.buffers():
+        expected = f"a layer with running statistics, which {framework} has always"
+        raise checks.wrong_value(function, "layer", layer, expected)
 
 
-def _named_parts(
-    function: str, layer: Layer[Any], names: Sequence[str] | None
-) -> list[tuple[_Part, str]]:
-    """The parts of a layer with the framework's names of them."""
-    parts = list(_parts(function, layer))
-    if names is None and len(parts) == 1:
-        names = [""]
-    if names is None or isinstance(names, str) or len(names) != len(parts):
-        kinds = ", ".join(part.kind for part in parts)
-        expected = f"{len(parts)} names: of {kinds}"
-        raise checks.wrong_value(function, "names", names, expected)
-    return list(zip(parts, names, strict=True))
+def _stand_in(part: Part, own: str, target: Framework) -> Array | None:
+    """What stands for an array that a layer does not have; None if the framework needs none."""
+    layer = part.layer
+    if own not in _CONSTANTS or not isinstance(layer, Normalizing) or layer.affine in target.affine:
+        return None
+    arrays = (layer.gamma, layer.beta, layer.running_mean)
+    shape = next(array.shape for array in arrays if array is not None)
+    return np.full(shape, _CONSTANTS[own], _float_type(part))
 
 
-def _places(
-    function: str, layer: Layer[Any], framework: Framework, names: Sequence[str] | None
-) -> dict[tuple[str, ...], tuple[_Part, str]]:
-    """Where the framework has what: by path, a part of the layer and the array's name in it."""
-    places: dict[tuple[str, ...], tuple[_Part, str]] = {}
-    for part, name in _named_parts(function, layer, names):
-        inner = tuple(name.split("/")) if framework.nested else (name,)
-        for own, theirs in framework.names[part.kind].items():
-            steps = (framework.collections.get(own), *inner, theirs)
-            path = tuple(step for step in steps if step)
-            if path in places:
-                raise checks.wrong_value(function, "names", names, "a name of its own for each")
-            places[path] = part, own
-    return places
-
-
-def _float_type(part: _Part) -> np.dtype[Any]:
+def _float_type(part: Part) -> np.dtype[Any]:
     """The type of a layer's parameters."""
     parameters = list(part.layer.parameters().values())
     return parameters[0].dtype if parameters else np.dtype(np.float32)
 
 
-def _stand_in(function: str, part: _Part, own: str, framework: str) -> Array | None:
-    """What stands for an array that a layer does not have; None if the framework needs none."""
-    target = framework_of(function, framework)
-    layer = part.layer
-    if own in ("running_mean", "running_var") and not target.untracked:
-        expected = f"a layer with running statistics, which {framework} has always"
-        raise checks.wrong_value(function, "layer", layer, expected)
-    if own not in ("gamma", "beta") or target.unscaled:
-        return None
-    shape = layer.buffers()["running_mean"].shape
-    return np.full(shape, 1.0 if own == "gamma" else 0.0, _float_type(part))
+def _is_divided_by(part: Part, own: str) -> bool:
+    """Whether nothing is added to an array before its root divides."""
+    return own == "running_var" and isinstance(part.layer, Normalizing) and part.layer.eps == 0
+
+
+def _check_constant(function: str, key: str, value: Array, own: str) -> None:
+    """Check a gamma or beta for a layer that has none."""
+    if not (value == _CONSTANTS[own]).all():
+        expected = f"{_CONSTANTS[own]:g} everywhere: the layer has no {own}"
+        raise checks.wrong_value(function, key, value, expected)
 
 
 def _nest(arrays: Mapping[tuple[str, ...], Array], *, numbered: bool) -> dict[str, Any]:
@@ -244,15 +256,3 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
-
-
-def _checked(function: str, key: str, given: Any, live: Array, turned: bool) -> Array:
-    """What was given under a name, in this library's layout."""
-    value, shape = np.asarray(given), live.shape
-    if turned:
-        shape = tuple(shape[axis] for axis in _TO_CHANNELS_LAST[live.ndim])
-    if value.shape != shape:
-        raise checks.wrong_value(function, key, value, f"shape {shape}")
-    if not np.can_cast(value.dtype, live.dtype, casting="same_kind"):
-        raise checks.wrong_type(function, key, value, f"a type that becomes {live.dtype}")
-    return value.transpose(_TO_CHANNELS_FIRST[live.ndim]) if turned else value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbnorm import checks
-from nbnorm.interop.state.frameworks import framework_of
+from nbnorm.functional.arguments import size
+from nbnorm.interop.state.frameworks import Framework, framework_of
 from nbnorm.layers import BatchNorm, Conv2dBatchNorm, Layer
 from nbnorm.layers.normalizing import Normalizing
 
@@ -44,7 +45,9 @@ def export_options(layer: Layer[Any], framework: str) -> dict[str, Any]:
     target = framework_of(function, framework)
     if not isinstance(layer, Normalizing):
         raise checks.wrong_type(function, "layer", layer, "a layer with batch norm")
-    tracked, affine = layer.running_mean is not None, layer.gamma is not None
+    tracked = layer.running_mean is not None
+    # Where a framework has no such form, `export_state` writes gamma and beta as 1 and 0.
+    affine = layer.affine if layer.affine in target.affine else True
     axis = _axis(layer)
     expected = f"what {framework} has"
     if layer.ddof != 0:
@@ -64,15 +67,18 @@ def export_options(layer: Layer[Any], framework: str) -> dict[str, Any]:
         "eps": layer.eps,
         "momentum": momentum,
         "axis": axis,
-        "gamma": affine,
-        "beta": affine,
-        "affine": affine,
+        "gamma": affine in (True, "gamma"),
+        "beta": affine in (True, "beta"),
+        "affine": affine is not False,
         "track_running_stats": tracked,
     }
-    return {theirs: values[own] for own, (theirs, _) in target.options.items()}
+    options = {theirs: values[own] for own, (theirs, _) in target.options.items()}
+    if framework == "pytorch" and affine == "gamma":
+        options["bias"] = False  # which versions before 2.13 do not know
+    return options
 
 
-def import_options(options: Mapping[str, Any], framework: str) -> dict[str, Any]:
+def import_options(options: Mapping[str, Any], framework: str, *, ndim: int = 4) -> dict[str, Any]:
     """Return the arguments of `BatchNorm` that do what a framework's options do.
 
     Parameters
@@ -81,6 +87,9 @@ def import_options(options: Mapping[str, Any], framework: str) -> dict[str, Any]
         Arguments or attributes, such as Keras's ``layer.get_config()``; those that are missing have
         the framework's defaults, others are passed over.
     framework : "pytorch", "keras", "flax_linen", "flax_nnx" or "onnx"
+    ndim : int
+        How many axes x has. It counts only for ONNX's ``spatial=0``, which keeps statistics of all
+        but the first.
 
     Returns
     -------
@@ -91,9 +100,11 @@ def import_options(options: Mapping[str, Any], framework: str) -> dict[str, Any]
     Raises
     ------
     ValueError
-        An unknown framework; scale without shift or the reverse; Keras's ``renorm``.
+        An unknown framework, or an option out of range; one that changes results and has no
+        counterpart: Keras's ``renorm``, ``virtual_batch_size`` and ``adjustment``, ONNX's
+        ``training_mode=1`` (leave it out for a layer that is in training, as it begins).
     TypeError
-        options is no mapping.
+        options is no mapping, or one of them is of the wrong type.
 
     Examples
     --------
@@ -106,19 +117,48 @@ def import_options(options: Mapping[str, Any], framework: str) -> dict[str, Any]
     source = framework_of(function, framework)
     if not isinstance(options, Mapping):
         raise checks.wrong_type(function, "options", options, "a mapping from names to values")
+    for name, harmless in source.fixed.items():
+        if name in options and options[name] not in harmless:
+            raise checks.wrong_value(function, name, options[name], f"{harmless[0]}")
+    names = {own: theirs for own, (theirs, _) in source.options.items()}
     found = {own: options.get(theirs, default) for own, (theirs, default) in source.options.items()}
-    if options.get("renorm"):
-        raise checks.wrong_value(function, "renorm", options["renorm"], "False")
-    scale, shift = found.pop("gamma", True), found.pop("beta", True)
-    if scale != shift:
-        name = source.options["beta"][0]
-        expected = f"{scale}: scale and shift go together here"
-        raise checks.wrong_value(function, name, shift, expected)
-    if source.old:
-        found["momentum"] = 1 - found["momentum"]
-    defaults = {"affine": bool(scale), "track_running_stats": True}
+    found["eps"] = checks.number(function, names["eps"], found["eps"], "a finite number, 0 or more")
+    found["momentum"] = _momentum(function, found["momentum"], source)
+    for own in found.keys() & {"affine", "track_running_stats", "gamma", "beta"}:
+        checks.flag(function, names[own], found[own])
+    if "axis" in found:
+        found["axis"] = _checked_axis(function, found["axis"])
+    elif not options.get("spatial", 1):  # ONNX before opset 9
+        found["axis"] = tuple(range(1, size(function, "ndim", ndim)))
+    learns = found.pop("affine", True)
+    # PyTorch's bias, since 2.13, says whether a layer with affine has a beta.
+    scales = found.pop("gamma", learns)
+    shifts = found.pop("beta", learns and options.get("bias", True))
+    affine = scales if scales == shifts else ("gamma" if scales else "beta")
     running_var = "biased" if source.old else "unbiased"
+    defaults = {"affine": affine, "track_running_stats": True}
     return {**defaults, **found, "running_var": running_var}
+
+
+def _momentum(function: str, momentum: Any, source: Framework) -> float | None:
+    """The weight of the new batch."""
+    if momentum is None and not source.old:
+        return None
+    expected = "a number from 0 to 1"
+    if momentum is None:
+        raise checks.wrong_value(function, "momentum", momentum, expected)
+    weight = checks.number(function, "momentum", momentum, expected)
+    if weight > 1:
+        raise checks.wrong_value(function, "momentum", momentum, expected)
+    return 1 - weight if source.old else weight
+
+
+def _checked_axis(function: str, axis: Any) -> int | tuple[int, ...]:
+    """An int, or a tuple of several; Keras 2 and JSON have lists."""
+    if isinstance(axis, Sequence) and not isinstance(axis, (str, bytes)):
+        axis = tuple(axis)
+    axes = checks.ints(function, "axis", axis, "an int, or a list or tuple of ints")
+    return axes if len(axes) > 1 else axes[0]
 
 
 def _axis(layer: Normalizing[Any]) -> int | tuple[int, ...]:
