@@ -1,4 +1,4 @@
-"""What pytest looks at: not what imports PyTorch where there is none."""
+"""What pytest looks at: not what imports another library where there is none."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import os
 from pathlib import Path
 
 _PROMISED = os.environ.get("NBNORM_REQUIRE_PEERS") == "1"  # then its absence is an error
+_NEEDED = {
+    "interop/dask": "dask",
+    "interop/sklearn": "sklearn",
+    "interop/torch": "torch",
+}
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Whether a file or folder is left out."""
-    needs_torch = "/interop/torch" in collection_path.as_posix()
-    has_torch = importlib.util.find_spec("torch") is not None
-    return True if needs_torch and not (has_torch or _PROMISED) else None
+    for part, library in _NEEDED.items():
+        if f"/{part}" in collection_path.as_posix():
+            found = importlib.util.find_spec(library) is not None
+            return None if found or _PROMISED else True
+    return None

@@ -82,6 +82,7 @@ _NAMES = {
         "CrossIterationBatchNorm",
         "Dense",
         "DenseBatchNorm",
+        "GhostBatchNorm",
         "L1Normalize",
         "L1Penalty",
         "L2Normalize",

@@ -24,8 +24,9 @@ from nbnorm.functional.moments import Moments
 from nbnorm.layers.base import Layer
 from nbnorm.layers.batch_norm import BatchNorm
 from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
+from nbnorm.layers.ghost_batch_norm import GhostBatchNorm
 from nbnorm.layers.normalizing import Normalizing
-from nbnorm.layers.sequential import Sequential
+from nbnorm.layers.statistics import batch_norms
 from nbnorm.typing import Array
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer[Any])
@@ -92,7 +93,11 @@ def synchronized(layer: AnyLayer, communicator: Communicator) -> AnyLayer:
     if not callable(getattr(communicator, "allgather", None)):
         expected = "what has an allgather(array), such as mpi(comm)"
         raise checks.wrong_type(function, "communicator", communicator, expected)
-    found = list(_batch_norms(layer))
+    found = list(batch_norms(layer))
+    for norm in found:
+        if isinstance(norm, (CrossIterationBatchNorm, GhostBatchNorm)):
+            expected = "batch norms over one batch and all of it"
+            raise checks.wrong_type(function, "layer", norm, expected)
     _compare(function, communicator, "batch norms", {"number of them": [float(len(found))]})
     if not found:
         expected = "a BatchNorm, DenseBatchNorm or Conv2dBatchNorm, or a Sequential with one"
@@ -102,17 +107,6 @@ def synchronized(layer: AnyLayer, communicator: Communicator) -> AnyLayer:
     for norm in found:
         norm.exchange = _Exchange(type(norm).__name__, communicator, _shape(norm))
     return layer
-
-
-def _batch_norms(layer: Layer[Any]) -> Iterator[Normalizing[Any]]:
-    if isinstance(layer, Sequential):
-        for member in layer:
-            yield from _batch_norms(member)
-    elif isinstance(layer, CrossIterationBatchNorm):
-        expected = "other batch norms: one over iterations has no other processes"
-        raise checks.wrong_type("synchronized", "layer", layer, expected)
-    elif isinstance(layer, Normalizing):
-        yield layer
 
 
 # --- what the ranks compare -------------------------------------------------------------------

@@ -101,7 +101,7 @@ class Broken:
             CrossIterationBatchNorm(3, window=2),
             Threads(1).of(0),
             TypeError,
-            "layer is Cross.* expected other batch norms",
+            "layer is Cross.* expected batch norms over one",
         ),
         (BatchNorm(3), Broken(np.ones(2)), ValueError, r"rank 0 gave array of .*shape \(2,\)"),
         (BatchNorm(3), Broken("ones"), ValueError, "rank 0 gave 'ones'; expected array"),

@@ -369,6 +369,14 @@ LAYERS = {
             "forward_after": {"earlier": Batches(), "x": X, "residual": Data("ncp", optional=True)},
         },
     ),
+    "GhostBatchNorm": LayerOf(
+        lambda: layers.GhostBatchNorm(3, batch_groups=2, activation="relu", **F8),
+        {
+            "num_features": size(3), "batch_groups": size(2), "axis": LAYER_AXIS, **NORMALIZING,
+            "dtype": DTYPE,
+        },
+        "ncp", "ncp", True, ("batch_norm", "GhostBatchNorm.backward"),
+    ),
     "Compensated": LayerOf(
         lambda: layers.Compensated(
             layers.Dense(3, 6, rng=0, **F8), layers.CrossIterationBatchNorm(6, window=3, **F8)

@@ -10,10 +10,12 @@ from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
 from nbnorm.layers.dense import Dense
 from nbnorm.layers.dense_batch_norm import DenseBatchNorm
 from nbnorm.layers.flatten import Flatten
+from nbnorm.layers.ghost_batch_norm import GhostBatchNorm
 from nbnorm.layers.norms import L1Normalize, L2Normalize
 from nbnorm.layers.penalties import L1Penalty, L2Penalty
 from nbnorm.layers.sequential import Sequential
 from nbnorm.layers.sgd import SGD
+from nbnorm.layers.statistics import merge_running_statistics, update_statistics
 
 __all__ = [
     "SGD",
@@ -26,10 +28,13 @@ __all__ = [
     "Dense",
     "DenseBatchNorm",
     "Flatten",
+    "GhostBatchNorm",
     "L1Normalize",
     "L1Penalty",
     "L2Normalize",
     "L2Penalty",
     "Layer",
     "Sequential",
+    "merge_running_statistics",
+    "update_statistics",
 ]
