@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbnorm import cli, reference
-from nbnorm.jit import cache, options, target, threads
+from nbnorm.jit import cache, caches, options, target, threads
 from nbnorm.launch.plans import Columns, Fused, Planes, training_plan
 from nbnorm.operations import BY_NAME
 from tests.jit.processes import python
@@ -31,8 +31,11 @@ def test_info(capsys):
     assert re.match(r"\d+\.\d+", told["Numba"])
     assert f"{8 * target.register_bytes()}-bit registers" in told["processor"]
     assert told["processor"].endswith(f"{'with' if target.has_fma() else 'without'} fma")
-    assert told["threads"].startswith(f"{threads.thread_count()}, by ")
-    assert told["last cache"] == f"{target.last_level_cache_bytes() / 2**20:.1f} MB"
+    status = threads.status()
+    assert told["threads"] == f"{status.threads}, by {status.layer}: {status.reason}"
+    for level, size in caches.sizes().items():
+        assert f"L{level} {size // 1024} kB" in told["caches"]
+    assert "(assumed: L2 1024 kB, last 32768 kB)" in told["caches"]
     assert str(cache.cache_folder()) in told["compiled code"]
 
 
@@ -53,6 +56,12 @@ def test_info_counts_the_cache(capsys, tmp_path, monkeypatch):
 def test_info_says_why_nothing_is_kept():
     out, _ = python("-m", "nbnorm", "info", NBNORM_CACHE=0)
     assert out.splitlines()[-1] == "compiled code not kept: NBNORM_CACHE=0"
+
+
+def test_info_where_no_cache_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(caches, "sizes", dict)
+    [line] = [line for line in output_of(capsys, "info") if line.startswith("caches")]
+    assert line.split(None, 1)[1].startswith("not told by the system (assumed: ")
 
 
 def test_info_on_one_thread():

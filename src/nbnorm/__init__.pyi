@@ -39,6 +39,7 @@ from nbnorm.functional.norms import (
     l2_normalize_forward,
 )
 from nbnorm.functional.penalties import l1_penalty, l2_penalty
+from nbnorm.functional.threads import one_thread, threading, threads
 from nbnorm.layers import (
     SGD,
     BatchNorm,
@@ -104,4 +105,7 @@ __all__ = [
     "l2_normalize_backward",
     "l2_normalize_forward",
     "l2_penalty",
+    "one_thread",
+    "threading",
+    "threads",
 ]

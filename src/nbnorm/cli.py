@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import nbnorm
-from nbnorm.jit import cache, options, target, threads
+from nbnorm.jit import cache, caches, options, target, threading_layer, threads
 from nbnorm.kernels.activations import ACTIVATIONS
+from nbnorm.launch.machine import L2_CACHE_BYTES, LLC_BYTES
 from nbnorm.operations import BY_NAME, parameters
 from nbnorm.typing import Array
 
@@ -98,9 +99,10 @@ def _info() -> Iterator[str]:
     for name in ("NumPy", "Numba", "llvmlite", "tbb"):
         yield f"{name:<14}{_version(name)}"
     yield f"processor     {_processor()}"
-    yield f"last cache    {_size(target.last_level_cache_bytes())}"
-    layer = threads.threading_layer()
-    yield f"threads       {threads.thread_count()}, by {layer or 'no layer'}"
+    yield f"caches        {_cache_sizes()}"
+    threading_layer.start()
+    status = threads.status()
+    yield f"threads       {status.threads}, by {status.layer or 'no layer'}: {status.reason}"
     yield f"compiled code {_cache_summary()}"
 
 
@@ -114,6 +116,13 @@ def _version(distribution: str) -> str:
 def _processor() -> str:
     fma = "with" if target.has_fma() else "without"
     return f"{target.processor_name()}, {8 * target.register_bytes()}-bit registers, {fma} fma"
+
+
+def _cache_sizes() -> str:
+    """Those of the processor; plans assume what launch/machine.py says, on every machine."""
+    told = [f"L{level} {size >> 10} kB" for level, size in caches.sizes().items()]
+    assumed = f"L2 {L2_CACHE_BYTES >> 10} kB, last {LLC_BYTES >> 10} kB"
+    return f"{', '.join(told) or 'not told by the system'} (assumed: {assumed})"
 
 
 def _cache_summary() -> str:

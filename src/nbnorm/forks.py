@@ -109,7 +109,7 @@ def _is_losing_threads() -> bool:
 
 
 def _before_fork() -> None:
-    _forking.taken = []
+    _forking.taken, _forking.is_losing_threads = [], True
     interrupt = None
 
     def take(lock: Any) -> bool:

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 import numba
 
-from nbnorm.jit import threads
+from nbnorm.jit import threading_layer, threads
 from nbnorm.jit.parallel import parallel
 from tests.jit import calls
 from tests.jit.calls import Work, together
@@ -79,7 +79,7 @@ def report(who: str, done: Work | None = None, faults: int = 0) -> None:
         "calls": done.calls,
         "faults": faults,
         "parallel": sorted(answers),
-        "layer": threads._started_layer(),
+        "layer": threading_layer.started(),
     }
     emit(record)
 
@@ -349,14 +349,18 @@ def missing() -> None:
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise importlib.metadata.PackageNotFoundError
 
-    def cannot_load(name: Any, *_: Any, **__: Any) -> NoReturn:
-        raise OSError(name)
+    load = ctypes.CDLL
+
+    def load_but_tbb(name: Any, *arguments: Any, **options: Any) -> Any:
+        if "tbb" in str(name):
+            raise OSError(name)
+        return load(name, *arguments, **options)
 
     for layer in _options["missing"]:
         if layer == "tbb":
             importlib.metadata.files = refuse
-            sys.modules["numba.np.ufunc.parallel"].CDLL = cannot_load
-            ctypes.CDLL = cannot_load
+            sys.modules["numba.np.ufunc.parallel"].CDLL = load_but_tbb
+            ctypes.CDLL = load_but_tbb
         else:
             pool = {"omp": "omppool", "workqueue": "workqueue"}[layer]
             sys.modules[f"numba.np.ufunc.{pool}"] = None  # type: ignore[assignment]

@@ -12,7 +12,7 @@ import pytest
 from nbnorm import forks
 from nbnorm.jit.cache import cache_root
 from tests.jit.calls import BATCH_NORM
-from tests.jit.fork_trials import PYTORCH, SEQUENCES, is_there, tried
+from tests.jit.fork_trials import PYTORCH, SEQUENCES, tried
 from tests.jit.processes import Process, environment
 from tests.jit.test_threads import (
     digest,  # noqa: F401  a fixture
@@ -25,23 +25,31 @@ pytestmark = [
 ]
 
 
+def assert_well(layer_, sequence, digest_):
+    digest_(BATCH_NORM)  # compiled once, for all
+    outcome = tried(layer_, sequence, 1)
+    assert (outcome.hangs, outcome.failures) == (0, 0), outcome
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("sequence", [name for name in SEQUENCES if name not in PYTORCH])
 def test_a_sequence_of_forks(sequence, layer, digest):  # noqa: F811
     """Once each; `make soak` has 200 trials of those that hung, beside a busy process."""
-    if not is_there(sequence):
-        pytest.skip("needs PyTorch")
-    digest(BATCH_NORM)  # compiled once, for all
-    outcome = tried(layer, sequence, 1)
-    assert (outcome.hangs, outcome.failures) == (0, 0), outcome
+    assert_well(layer, sequence, digest)
 
 
 @pytest.mark.slow
+@pytest.mark.peer
 @pytest.mark.parametrize("sequence", PYTORCH)
-def test_a_loader_of_pytorch(sequence, torch, digest):  # noqa: F811
-    """On the layer that nbnorm chooses."""
-    outcome = tried("default", sequence, 1)
-    assert (outcome.hangs, outcome.failures) == (0, 0), outcome
+def test_a_loader_of_pytorch(sequence, layer, torch, digest):  # noqa: F811
+    assert_well(layer, sequence, digest)
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+@pytest.mark.parametrize("sequence", PYTORCH)
+def test_a_loader_of_pytorch_on_the_layer_that_is_chosen(sequence, torch, digest):  # noqa: F811
+    assert_well("default", sequence, digest)
 
 
 # --- what a fork waits for ------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from nbnorm.jit import threads
+from nbnorm.jit import threading_layer, threads
 from nbnorm.jit.cache import cache_root
 from tests.jit import calls
 from tests.jit.calls import BATCH_NORM, FAMILIES
@@ -175,7 +175,7 @@ def test_a_fork_that_is_interrupted_while_it_waits():
 import os, signal, threading, time
 import numba
 from numba.core.compiler_lock import global_compiler_lock
-from nbnorm.jit import threads
+from nbnorm.jit import threading_layer, threads
 
 def compile_one():
     assert numba.njit(lambda value: value + 1)(1) == 2
@@ -298,18 +298,18 @@ def test_threads_that_ask_together_start_the_layer_once(monkeypatch):
         raise RuntimeError("broken")
 
     slow_numba = SimpleNamespace(threading_layer=no_layer_yet, get_num_threads=fail)
-    monkeypatch.setattr(threads, "numba", slow_numba)
-    monkeypatch.setattr(threads, "_layer", threads._Layer())
+    monkeypatch.setattr(threading_layer, "numba", slow_numba)
+    monkeypatch.setattr(threading_layer, "_state", threading_layer._State())
     with ThreadPoolExecutor(8) as pool, pytest.warns(RuntimeWarning, match="broken") as caught:
-        layers = list(pool.map(lambda _: threads.threading_layer(), range(8)))
-    assert layers == [None] * 8
+        found = list(pool.map(lambda _: threading_layer.start(), range(8)))
+    assert found == [None] * 8
     assert (len(started), len(caught)) == (1, 1)
 
 
 def test_the_user_s_number_of_threads_is_respected():
     code = """
 import numba
-from nbnorm.jit import threads
+from nbnorm.jit import threading_layer, threads
 answers = [threads.runs_parallel()]
 numba.set_num_threads(1)
 answers.append(threads.runs_parallel())

@@ -37,6 +37,7 @@ from tests.robustness.options import (
     kept_axes,
     needs,
     pair,
+    size,
     summed_axes,
 )
 from tests.robustness.parts import SampleWeight, Sums, Whole
@@ -308,4 +309,8 @@ TABLE = [
     )
     for operation in OPERATIONS
     for direction, name in operation.functions.items()
+] + [
+    Function("threads", {"number": size(2)}),
+    Function("one_thread", {}),
+    Function("threading", {}),
 ]

@@ -16,6 +16,9 @@ define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
 }
 """
 
+# Parts of their names on x86-64 and s390x, ARM, others, POWER.
+_FMA_INSTRUCTIONS = ("vfma", "fmla", "fmadd", "xvmadd")
+
 
 def processor_name() -> str:
     """LLVM's name of the processor that code is generated for, such as znver4."""
@@ -52,23 +55,7 @@ def has_fma() -> bool:
     Where it cannot, ``llvm.fma`` becomes a call of the C library for every lane.
     """
     assembly = _fma_assembly()
-    return any(name in assembly for name in ("vfmadd", "fmla", "fmadd"))
-
-
-@functools.cache
-def last_level_cache_bytes() -> int:
-    """Size of the last cache before memory; 32 MiB where the system does not tell.
-
-    It decides which arrays are written with streaming stores, never a bit of the result.
-    """
-    for level in (4, 3, 2):
-        try:
-            with open(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") as file:
-                text = file.read().strip()
-            return int(text.removesuffix("K")) * 1024
-        except (OSError, ValueError):
-            continue
-    return 32 << 20
+    return any(name in assembly for name in _FMA_INSTRUCTIONS)
 
 
 @functools.cache

@@ -117,10 +117,9 @@ _forking = threading.local()
 
 
 def _before_fork() -> None:
+    _forking.handle = None
     scheduler = _scheduler()
-    if scheduler is None or threading.get_ident() == forks.starter():
-        _forking.handle = None
-    else:
+    if scheduler is not None and threading.get_ident() != forks.starter():
         _forking.handle = scheduler.handle()
 
 

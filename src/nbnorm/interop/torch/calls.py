@@ -25,6 +25,7 @@ from nbnorm.functional.dense_batch_norm import (
     dense_batch_norm_forward,
     dense_batch_norm_inference,
 )
+from nbnorm.interop.torch.threads import on_pytorchs_threads
 from nbnorm.typing import Array
 
 GRADIENTS = ("dx", "dweight", "dbias", "dgamma", "dbeta", "dresidual")
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
     window: Window | None
 
 
+@on_pytorchs_threads
 def forward(
     operands: Operands, statistics: tuple[Array, Array] | None, settings: Settings
 ) -> tuple[Array, Any]:
@@ -76,6 +78,7 @@ def forward(
     )
 
 
+@on_pytorchs_threads
 def inference(operands: Operands, statistics: tuple[Array, Array], settings: Settings) -> Array:
     """y, with nothing kept for a backward."""
     x, weight, bias, gamma, beta, residual = operands
@@ -92,6 +95,7 @@ def inference(operands: Operands, statistics: tuple[Array, Array], settings: Set
     )
 
 
+@on_pytorchs_threads
 def backward(dy: Array, context: Any, settings: Settings, needs: Iterable[str]) -> Operands:
     """The gradient of each operand; None where not asked for."""
     if hasattr(context, "normalization"):

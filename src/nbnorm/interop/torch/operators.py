@@ -25,6 +25,7 @@ from nbnorm.functional.dense_batch_norm import DenseBatchNormContext
 from nbnorm.interop.torch import calls, composed
 from nbnorm.interop.torch.arrays import array_of, laid_out, memory_format
 from nbnorm.interop.torch.calls import GRADIENTS, Operands, Settings, Window
+from nbnorm.interop.torch.threads import on_pytorchs_threads
 from nbnorm.launch.layout import layout_of
 
 _OPERANDS = "Tensor x, Tensor? weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? residual"
@@ -96,6 +97,7 @@ def _update_running_statistics(norm: Any, statistics: Tensor, correction: Any) -
 # --- forward --------------------------------------------------------------------------------
 
 
+@on_pytorchs_threads
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """y, the (3, k) statistics in float64, and the product z that was normalized, if any."""
     operands, (mean, var), settings = _of_forward(arguments)

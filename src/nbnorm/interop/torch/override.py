@@ -27,6 +27,7 @@ from nbnorm.functional.batch_norm import (
 from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.interop.torch.arrays import FLOATS, array_of, laid_out, memory_format, tensor_of
 from nbnorm.interop.torch.counts import counts
+from nbnorm.interop.torch.threads import on_pytorchs_threads
 from nbnorm.launch.layout import layout_of
 from nbnorm.typing import Array
 
@@ -138,6 +139,7 @@ def status() -> Status:
 # --- the two kernels ------------------------------------------------------------------------
 
 
+@on_pytorchs_threads
 def _forward(
     x: Tensor,
     weight: Tensor | None,
@@ -173,6 +175,7 @@ def _forward(
     return torch.from_numpy(y), _saved_mean(context, x), torch.from_numpy(context.inv_std).to(x)
 
 
+@on_pytorchs_threads
 def _backward(
     dy: Tensor,
     x: Tensor,
