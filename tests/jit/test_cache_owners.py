@@ -49,6 +49,7 @@ def assert_not_trusted(installed: Installation, prepare: str = "") -> None:
     assert (again["y"], again["compiled"], again["warnings"]) == (RESULT, 0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 def test_it_is_made_for_its_user_alone(umask, installation):  # noqa: F811
     installation.cache = installation.cache / "below"
@@ -61,6 +62,7 @@ def test_it_is_made_for_its_user_alone(umask, installation):  # noqa: F811
     assert above == 0o755 & ~umask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_what_others_can_write_is_compiled_anew(mode, used):  # noqa: F811
     for entry in used.entries():
@@ -76,6 +78,7 @@ def test_what_others_can_read_is_run(used):  # noqa: F811
     assert (record["y"], record["compiled"], record["warnings"]) == (RESULT, 0, [])
 
 
+@pytest.mark.slow
 @needs_root
 def test_what_another_user_owns_is_compiled_anew(used):  # noqa: F811
     for entry in used.entries():
@@ -130,6 +133,7 @@ assert os.geteuid() == {ANOTHER}
 """
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="setfsuid is Linux's")
 @pytest.mark.parametrize("owner", [0, ANOTHER, ANOTHER + 1])

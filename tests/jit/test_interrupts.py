@@ -84,6 +84,15 @@ def test_blocks_may_be_nested(handled):
     assert handled == [signal.SIGUSR1]
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """What a shell starts in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_is_one_of_them():
     done = []
 

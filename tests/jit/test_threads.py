@@ -212,6 +212,7 @@ def test_pools_of_processes(layer, digest):
     assert len(records) == 2 + len(multiprocessing.get_all_start_methods())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["executors", "with_joblib"])
 def test_executors(name, digest):
     """Each layer in `make soak`."""
@@ -275,6 +276,7 @@ def test_without_a_layer_another_one_serves(absent, digest):
     assert records[-1]["layer"] in {*LAYERS} - {absent}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "absent"),
     [*((layer, [layer]) for layer in LAYERS), ("nonsense", []), (None, LAYERS)],
