@@ -95,10 +95,12 @@ def main():
     with LocalCluster(
         n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None
     ) as cluster, Client(cluster) as client:
-        def restrict(limit=limit):
-            import resource
-            import nbnorm
+        def restrict(limit=limit, path=path):
+            import resource, threading
+            import nbnorm, zarr
             nbnorm.Moments.of(np.ones((4, 3), np.float32))  # loads what there is to load
+            zarr.open_array(path)[:1]
+            threading.stack_size(256 << 10)  # of threads that zarr starts later
             pages = int(open("/proc/self/statm").read().split()[0])
             most = pages * resource.getpagesize() + limit
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
