@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
-from numba import prange
 from numba.core import config
 from numba.core.registry import CPUDispatcher
 from numba.extending import overload
@@ -29,7 +28,7 @@ from nbnorm.jit.cache import PackageCache
 from nbnorm.jit.interrupts import uninterrupted
 from nbnorm.jit.pipelines import Kernel, Linked
 
-__all__ = ["by_type", "driver", "inlined", "is_compiling", "prange", "worker"]
+__all__ = ["by_type", "driver", "inlined", "is_compiling", "worker"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -3,7 +3,7 @@
 Each is a Numba dispatcher over flat, C-contiguous arrays that the caller has made and checked: a
 kernel never raises, allocates no result and trusts its arguments. Those without a suffix are serial
 workers over the tiles lo to hi - 1, and may be called from anywhere, a `prange` of your own
-included; those in ``_parallel`` run all tiles with `prange` and may not be called from within
+included; those in ``_parallel`` deal all tiles out to threads and may not be called from within
 another parallel region. Their docstrings give shapes and types; channels.py explains planes,
 columns and the array of constants.
 
