@@ -130,7 +130,8 @@ def call(
 def train(d: Drawing, operation: Operation, shapes: Mapping[str, Shape], **options: Any) -> None:
     """A forward and its backward."""
     backward = operation.function("backward")
-    if is_part := "sums" in parameters(backward) and d.chance(0.1):
+    takes_moments = "moments" in parameters(operation.function("forward"))
+    if is_part := takes_moments and d.chance(0.1):
         options["moments"] = lambda part: part
     result, given = call(d, operation, "forward", shapes, **options)
     dy = d.array(shapes["y"])
