@@ -13,7 +13,7 @@ from tests.jit import calls
 SIZES = {"n": 4, "c": 3, "p": (5, 2), "k": 6, "h": 5, "w": 7, "r": 3, "s": 2}
 
 # Functions that compute nothing.
-OTHER_FUNCTIONS = {"one_thread", "threading", "threads"}
+OTHER_FUNCTIONS = {"one_thread", "release_memory", "threading", "threads"}
 
 # Layers that have no functions of their own.
 OTHER_LAYERS = {

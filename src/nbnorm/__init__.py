@@ -9,9 +9,9 @@ dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 and `l2_normalize_forward`, `_backward`; `l1_penalty` and `l2_penalty`. Layers over them:
 `BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `CrossIterationBatchNorm`,
 `L1Normalize`, `L2Normalize`, `L1Penalty`, `L2Penalty`, `Sequential` and the optimizer `SGD`;
-`nbnorm.layers` has the rest. On how many threads: `threads`, `one_thread`, `threading`. The
-compiled kernels under the functions are in `nbnorm.kernels`, their specification in
-`nbnorm.reference`.
+`nbnorm.layers` has the rest. On how many threads: `threads`, `one_thread`, `threading`; memory that
+is kept for results: `release_memory`. The compiled kernels under the functions are in
+`nbnorm.kernels`, their specification in `nbnorm.reference`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ _NAMES = {
     ],
     "nbnorm.functional.folding": [
         "fold_batch_norm",
+    ],
+    "nbnorm.functional.memory": [
+        "release_memory",
     ],
     "nbnorm.functional.moments": [
         "Moments",

@@ -29,6 +29,7 @@ from nbnorm.functional.dense_batch_norm import (
     dense_batch_norm_inference,
 )
 from nbnorm.functional.folding import fold_batch_norm
+from nbnorm.functional.memory import release_memory
 from nbnorm.functional.moments import Moments
 from nbnorm.functional.norms import (
     L1NormalizeContext,
@@ -106,6 +107,7 @@ __all__ = [
     "l2_normalize_forward",
     "l2_penalty",
     "one_thread",
+    "release_memory",
     "threading",
     "threads",
 ]

@@ -98,7 +98,7 @@ def test_no_more_is_kept_than_the_limit():
     arrays = [recycled.take(SIZE) for _ in range(5)]
     del arrays
     assert sum(kept.nbytes for kept in recycled._free.values()) == 3 * SIZE
-    recycled.clear()
+    assert recycled.clear() == 3 * SIZE
     assert not recycled._free
 
 

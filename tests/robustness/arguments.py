@@ -312,5 +312,6 @@ TABLE = [
 ] + [
     Function("threads", {"number": size(2)}),
     Function("one_thread", {}),
+    Function("release_memory", {}),
     Function("threading", {}),
 ]

@@ -70,10 +70,12 @@ class Recycled:
             while sum(kept.nbytes for kept in list(self._free.values())) > self.limit:
                 self._free.pop(next(iter(self._free)), None)
 
-    def clear(self) -> None:
-        """Gives all kept memory back to the system."""
+    def clear(self) -> int:
+        """Gives all kept memory back to the system, and returns its bytes."""
         with self._lock:
+            released = sum(kept.nbytes for kept in list(self._free.values()))
             self._free.clear()
+        return released
 
 
 class _Lease:
