@@ -72,6 +72,8 @@ def test_arrays_have_the_axes_that_the_table_says(operation, rng):
     "options",
     [
         {"axis": -1, "padding": (2, 1)},
+        {"padding": "same", "stride": 3},
+        {"padding": ((0, 1), (2, 0)), "stride": 2},
         {"stride": (2, 1), "dilation": 2},
         {"groups": 3, "padding": 1, "stride": 3},
     ],

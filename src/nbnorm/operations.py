@@ -173,11 +173,14 @@ def _image_out(
         return {}
 
     def size(axis: int, image: int, window: int) -> int:
-        step, border, gap = (
-            option if isinstance(option, int) else option[axis]
+        step, zeros, gap = (
+            option if isinstance(option, (int, str)) else option[axis]
             for option in (stride, padding, dilation)
         )
-        return int((image + 2 * border - gap * (window - 1) - 1) // step + 1)
+        if zeros in ("same", "same_lower"):
+            return -(-image // step)
+        around = 0 if zeros == "valid" else sum(np.broadcast_to(zeros, 2).tolist())
+        return int((image + around - gap * (window - 1) - 1) // step + 1)
 
     return {"i": size(0, sizes["h"], sizes["r"]), "j": size(1, sizes["w"], sizes["s"])}
 

@@ -228,8 +228,10 @@ def conv2d(d: Drawing, name: str) -> None:
         stride = (int(d.one_of([1, 1, 2, 3])), int(d.one_of([1, 1, 2, 3])))
         dilation = (int(d.one_of([1, 1, 1, 2])), int(d.one_of([1, 1, 1, 3])))
     reach = [e * (t - 1) for e, t in zip(dilation, (r, s), strict=True)]
-    padding = [int(d.rng.integers(0, e + 2)) for e in reach]
-    h, w = (max(1, e + 1 - 2 * p) + d.size(30) - 1 for e, p in zip(reach, padding, strict=True))
+    padding: Any = [(int(d.rng.integers(0, e + 2)), int(d.rng.integers(0, e + 2))) for e in reach]
+    if d.chance(0.5):
+        padding = [(before, before) for before, _ in padding]
+    h, w = (max(1, e + 1 - sum(p)) + d.size(30) - 1 for e, p in zip(reach, padding, strict=True))
     n = max(1, min(n, (1 << 22) // (h * w * c * k * r * s // groups + 1)))
     options = {
         "axis": d.one_of([1, -1]), "padding": tuple(padding), "stride": stride,
@@ -238,9 +240,8 @@ def conv2d(d: Drawing, name: str) -> None:
     if kind == "winograd":
         options["algorithm"] = "winograd"
     sizes = {"n": n, "c": c, "k": k, "h": h, "w": w, "r": r, "s": s}
-    if stride == (1, 1) and d.chance(0.2):
-        options["padding"] = "same"
-        sizes |= {"i": h, "j": w}
+    if d.chance(0.2):
+        options["padding"] = d.one_of(["same", "same_lower"])
     _product(d, operation, sizes, operation.shapes(sizes, **options), **options)
 
 

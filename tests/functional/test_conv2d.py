@@ -12,12 +12,12 @@ from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_fo
 from tests.cases.finite_differences import assert_gradient
 
 N, C, K, H, W, R, S = 2, 4, 8, 7, 9, 3, 2
+PADDINGS = (0, 1, (1, 2), "same", "same_lower", ((2, 0), (0, 1)))
 OPTIONS = [
     {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     for stride, padding, dilation, groups in itertools.product(
-        (1, 2, (2, 1)), (0, 1, (1, 2), "same"), (1, 2, (1, 3)), (1, 2, 4)
+        (1, 2, (2, 1)), PADDINGS, (1, 2, (1, 3)), (1, 2, 4)
     )
-    if padding != "same" or stride == 1
 ]
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-13}
 
@@ -72,7 +72,7 @@ BOUND = {
 
 @pytest.mark.parametrize(("algorithm", "dtype"), BOUND)
 @pytest.mark.parametrize("axis", [1, -1])
-@pytest.mark.parametrize("padding", [0, 1, (2, 0), (3, 4)])
+@pytest.mark.parametrize("padding", [0, 1, (2, 0), (3, 4), ((0, 1), (4, 2))])
 @pytest.mark.parametrize(
     "sizes", [(1, 1, 1, 3, 3), (2, 17, 5, 7, 9), (3, 5, 70, 12, 4), (2, 70, 33, 14, 15)]
 )
@@ -102,6 +102,7 @@ def test_each_algorithm_is_within_its_bound(rng, sizes, padding, axis, algorithm
         {},
         {"stride": 2, "padding": 1, "groups": 2},
         {"padding": "same", "dilation": (1, 2)},
+        {"padding": "same", "stride": (3, 2)},
     ],
     ids=name,
 )
@@ -127,6 +128,32 @@ def test_by_hand():
     np.testing.assert_array_equal(
         conv2d_forward(x, weight, np.array([0.5]), padding=(0, 1), stride=2), [[[[10.5, 2.5]]]]
     )
+
+
+@pytest.mark.parametrize(
+    ("padding", "sides"),
+    [
+        ("valid", ((0, 0), (0, 0))),
+        ("same", ((0, 1), (2, 3))),  # as TensorFlow and ONNX's SAME_UPPER
+        ("same_lower", ((1, 0), (3, 2))),  # as ONNX's SAME_LOWER
+        (((2, 1), (0, 3)), ((2, 1), (0, 3))),
+        ((1, (0, 3)), ((1, 1), (0, 3))),
+    ],
+)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_padding_is_zeros_around_the_image(rng, padding, sides, axis):
+    x = rng.standard_normal((2, 3, 8, 7)).astype(np.float32)
+    weight = rng.standard_normal((5, 3, 3, 6)).astype(np.float32)
+    padded = laid_out(np.pad(x, ((0, 0), (0, 0), *sides)), axis)
+    right = conv2d_forward(padded, weight, stride=(2, 3), axis=axis)
+    y = conv2d_forward(laid_out(x, axis), weight, stride=(2, 3), axis=axis, padding=padding)
+    np.testing.assert_allclose(y, right, rtol=0, atol=1e-5)
+
+
+def test_same_of_a_window_narrower_than_its_stride(rng):
+    x, weight = rng.standard_normal((1, 2, 5, 4)), rng.standard_normal((3, 2, 1, 2))
+    y = conv2d_forward(x, weight, padding="same", stride=4)
+    np.testing.assert_array_equal(y, conv2d_forward(x[..., :2], weight, stride=4))
 
 
 def test_any_strides(rng):
@@ -193,8 +220,9 @@ X, WEIGHT, DY = np.ones((2, 4, 5, 6)), np.ones((6, 4, 3, 3)), np.ones((2, 6, 3, 
         ((X, WEIGHT), {"stride": 1.0}, TypeError, "stride is 1.0; expected an int"),
         ((X, WEIGHT), {"dilation": (1, 1, 1)}, ValueError, "dilation is .* or a pair of ints"),
         ((X, WEIGHT), {"padding": -1}, ValueError, "padding is -1; expected an int of 0 or more"),
-        ((X, WEIGHT), {"padding": "valid"}, ValueError, "padding is 'valid'; expected .*'same'"),
-        ((X, WEIGHT), {"padding": "same", "stride": 2}, ValueError, "padding is 'same'; expected"),
+        ((X, WEIGHT), {"padding": "full"}, ValueError, "padding is 'full'; expected .*'same'"),
+        ((X, WEIGHT), {"padding": (0, 1, 0, 1)}, ValueError, "padding is .*; expected .*bottom"),
+        ((X, WEIGHT), {"padding": ((0, 1), -1)}, ValueError, "padding is -1; expected an int"),
         ((X, WEIGHT), {"dilation": 3}, ValueError, r"x is .* reach the window's \(7, 7\)"),
         ((X, WEIGHT), {"axis": 2}, ValueError, "axis is 2; expected 1 or -1"),
         ((X, WEIGHT), {"algorithm": "fft"}, ValueError, "algorithm is 'fft'; expected one of"),

@@ -22,7 +22,7 @@ SHARED = [
     ({"weight": WEIGHT[:, :3]}, "weight is .* expected .*c = 4, groups = 1"),
     ({"weight": WEIGHT[:, :1], "groups": 4}, "weight is .* groups = 4 that divide k"),
     ({"groups": 3}, "weight is .* expected .*c = 4, groups = 3"),
-    ({"padding": "same", "stride": 2}, "padding is 'same'; expected .*stride 1"),
+    ({"padding": "full"}, "padding is 'full'; expected .*same_lower"),
 ]
 FORWARD = [
     ({"x": X[:1, :, :3, :3]}, rf"x is .*\(1, 4, 3, 3\); expected {TWO_VALUES}"),

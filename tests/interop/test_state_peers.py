@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nbnorm.interop.state import export_options, export_state, import_options, import_state
-from nbnorm.layers import BatchNorm, Conv2dBatchNorm, Dense, Flatten, Sequential
+from nbnorm.layers import BatchNorm, Conv2d, Conv2dBatchNorm, Dense, Flatten, Sequential
 from tests.conftest import import_optional_peer
 
 pytestmark = pytest.mark.peer
@@ -110,6 +110,17 @@ def test_keras(rng, keras):
     ours = import_options(theirs.get_layer("bn").get_config(), "keras")
     assert ours["momentum"] == pytest.approx(MOMENTUM)
     assert ours["eps"] == EPS
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keras_convolutions_with_stride(rng, keras):
+    theirs = keras.layers.Conv2D(5, (3, 4), strides=(2, 3), padding="same")
+    theirs.build((None, 8, 7, 3))
+    ours = Conv2d(3, 5, (3, 4), stride=(2, 3), padding="same", axis=-1)
+    kernel, bias = map(keras.ops.convert_to_numpy, theirs.get_weights())
+    import_state(ours, {"kernel": kernel, "bias": bias}, "keras")
+    x = rng.standard_normal((2, 8, 7, 3), dtype=np.float32)
+    assert_close(ours(x), keras.ops.convert_to_numpy(theirs(x)))
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +250,25 @@ def test_onnx(rng, onnx):
         name: round(schema.attributes[name].default_value.f, 6) for name in ("epsilon", "momentum")
     }
     assert import_options({}, "onnx") == import_options(defaults, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("padding", "theirs"),
+    [
+        ("same", {"auto_pad": "SAME_UPPER"}),
+        ("same_lower", {"auto_pad": "SAME_LOWER"}),
+        ("valid", {"auto_pad": "VALID"}),
+        (((1, 0), (2, 3)), {"pads": [1, 2, 0, 3]}),
+    ],
+)
+def test_onnx_paddings(rng, onnx, padding, theirs):
+    from onnx.reference import ReferenceEvaluator
+
+    ours = Conv2d(3, 5, (3, 4), stride=(2, 3), padding=padding, rng=rng)
+    x = rng.standard_normal((2, 3, 8, 7), dtype=np.float32)
+    node = onnx.helper.make_node("Conv", ["x", "w", "b"], ["y"], strides=[2, 3], **theirs)
+    (y,) = ReferenceEvaluator(node).run(None, {"x": x, "w": ours.weight, "b": ours.bias})
+    assert_close(ours(x), y)
 
 
 @pytest.mark.filterwarnings("ignore")

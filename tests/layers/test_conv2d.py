@@ -18,6 +18,7 @@ from nbnorm.layers import Conv2d
         {},
         {"stride": 2, "padding": (1, 0), "groups": 2},
         {"padding": "same", "dilation": 2},
+        {"padding": ((0, 1), (1, 0)), "stride": 2},
     ],
 )
 def test_is_the_reference(rng, options, axis):

@@ -11,7 +11,7 @@ from tests.cases.finite_differences import assert_gradient
 GEOMETRIES = [
     {},
     {"stride": 2, "padding": (1, 0), "groups": 2},
-    {"padding": "same", "dilation": 2, "axis": -1},
+    {"padding": "same", "dilation": 2, "stride": (1, 2), "axis": -1},
 ]
 OPTIONS = [
     {"bias": True, "momentum": 0.3, "running_var": "biased"},

@@ -11,7 +11,15 @@ from nbnorm import reference
 from tests.cases.finite_differences import assert_gradient
 from tests.cases.reference import assert_same_but_for_rounding, draw_conv2d, loss_of
 
+# Paddings that PyTorch's convolution does not have.
+ONE_SIDED = [
+    {"padding": "same", "stride": (2, 3)},
+    {"padding": "same_lower", "stride": 2, "dilation": (2, 1)},
+    {"padding": "same_lower"},
+    {"padding": ((0, 1), (2, 0)), "stride": 2},
+]
 GEOMETRIES = [
+    {"padding": "valid"},
     {},
     {"stride": 2},
     {"stride": (1, 3), "padding": (2, 0)},
@@ -19,6 +27,7 @@ GEOMETRIES = [
     {"padding": "same"},
     {"padding": "same", "dilation": (1, 2), "groups": 2},
     {"stride": 2, "padding": 1, "groups": 2},
+    *ONE_SIDED,
 ]
 WINDOWS = [(1, 1), (3, 3), (2, 3)]
 
@@ -29,12 +38,17 @@ def conv2d_by_definition(x, weight, bias, stride=1, padding=0, dilation=1, group
         np.broadcast_to(pair, 2) for pair in (stride, dilation)
     )
     (n, _, h, w), (k, c, r, s) = x.shape, weight.shape
-    if padding == "same":
-        extra_h, extra_w = dilation_h * (r - 1), dilation_w * (s - 1)
-        top, left = extra_h // 2, extra_w // 2
+    if padding in ("same", "same_lower"):  # the last window ends where the zeros end
+        extra_h = max(0, (h - 1) // stride_h * stride_h + dilation_h * (r - 1) + 1 - h)
+        extra_w = max(0, (w - 1) // stride_w * stride_w + dilation_w * (s - 1) + 1 - w)
+        upper = padding == "same_lower"
+        top, left = (extra_h + upper) // 2, (extra_w + upper) // 2
         bottom, right = extra_h - top, extra_w - left
     else:
-        top, left = bottom, right = np.broadcast_to(padding, 2)
+        sides = np.zeros((2, 2), int) if padding == "valid" else np.transpose([padding] * 2)
+        (top, bottom), (left, right) = (
+            padding if np.ndim(padding) == 2 else np.resize(sides, (2, 2))
+        )
     rows = range(-top, h + bottom - dilation_h * (r - 1), stride_h)
     columns = range(-left, w + right - dilation_w * (s - 1), stride_w)
 
@@ -98,7 +112,7 @@ def test_conv2d_with_an_empty_batch():
 @pytest.mark.peer
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", [g for g in GEOMETRIES if g not in ONE_SIDED])
 def test_conv2d_is_pytorchs(torch, rng, window, geometry):
     arguments = draw_conv2d(rng.normal, window, geometry)
     tensors = {name: torch.tensor(a, requires_grad=True) for name, a in arguments.items()}

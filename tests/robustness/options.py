@@ -142,10 +142,18 @@ def pair(value: int, least: int = 1) -> Option:
 
 
 PADDING = Option(
-    "padding", 'int, 0 or more, or a pair of them, or "same" where stride is 1', 1, "an int",
-    (None, True, 1.0, b"same", np.ones(2, int), (1, 1.5), (True, 1), ("same", "same")),
-    ("valid", "SAME", "", -1, (0, -1), (1,), (1, 1, 1), (), BEYOND),
-    (np.int64(1), (1, 1), [1, 1]),
+    "padding",
+    'int, 0 or more, a pair of them, a pair of such pairs, "valid", "same" or "same_lower"',
+    1, "an int",
+    (
+        None, True, 1.0, b"same", np.ones(2, int), (1, 1.5), (True, 1), ("same", "same"),
+        ((1, 1), (1, None)), ((1, (1, 1)), 1),
+    ),
+    (
+        "full", "SAME", "", -1, (0, -1), (1,), (1, 1, 1), (1, 1, 1, 1), (), BEYOND,
+        ((1, 1), (1, -1)), ((1, 1), (1,)), ((1, 1), (1, 1), (1, 1)),
+    ),
+    (np.int64(1), (1, 1), [1, 1], ((1, 1), (1, 1)), [np.int8(1), (1, 1)]),
 )  # fmt: skip
 
 

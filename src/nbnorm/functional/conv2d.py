@@ -14,8 +14,10 @@ from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.typing import Array
 
 Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = int | Pair | tuple[Pair, Pair] | str
 
 ALGORITHMS = ("auto", "direct", "winograd")
+PADDINGS = ("valid", "same", "same_lower")
 
 
 class Conv2dGradients(NamedTuple):
@@ -32,7 +34,7 @@ def conv2d_forward(
     bias: Array | None = None,
     *,
     stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
+    padding: Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
     axis: int = 1,
@@ -44,7 +46,7 @@ def conv2d_forward(
     With x zero outside the image::
 
         y[n,k,i,j] = bias[k] + sum over c, r, s of weight[k,c,r,s]
-                     x[n, c, i stride + r dilation - padding, j stride + s dilation - padding]
+                     x[n, c, i stride + r dilation - top, j stride + s dilation - left]
 
     Parameters
     ----------
@@ -56,9 +58,12 @@ def conv2d_forward(
         float32 or float64.
     stride, dilation : int or pair
         The step from window to window, and from tap to tap within one.
-    padding : int or pair or "same"
-        Zeros added on both sides; "same", for stride 1, keeps the image's size, and an odd zero
-        goes to the bottom and the right.
+    padding : int, pair, ((top, bottom), (left, right)), "valid", "same" or "same_lower"
+        Zeros added around the image: as many on all sides, above and below and left and right, or
+        on each side; "valid" is 0. "same" makes h' = h / stride, rounded up, as TensorFlow's and
+        ONNX's SAME_UPPER: it adds ``max(0, (h' - 1) stride + dilation (r - 1) + 1 - h)`` rows, an
+        odd one below, and columns likewise, an odd one right; "same_lower" adds the odd one above
+        and left.
     groups : int
         The first k / groups output channels see the first c / groups input channels, and so on.
     axis : 1 or -1
@@ -74,8 +79,7 @@ def conv2d_forward(
     Returns
     -------
     y : array (n, k, h', w'), or (n, h', w', k) with ``axis=-1``, of x's type
-        ``h' = (h + padding - dilation (r - 1) - 1) // stride + 1``, where padding counts both
-        sides, and w' likewise.
+        ``h' = (h + top + bottom - dilation (r - 1) - 1) // stride + 1``, and w' likewise.
 
     Raises
     ------
@@ -117,7 +121,7 @@ def conv2d_backward(
     weight: Array,
     *,
     stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
+    padding: Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
     axis: int = 1,
@@ -182,12 +186,12 @@ def conv2d_backward(
 def check_window(
     function: str,
     stride: int | Pair,
-    padding: int | Pair | str,
+    padding: Padding,
     dilation: int | Pair,
     groups: int,
     axis: int,
-) -> tuple[Pair, Pair | None, Pair, int]:
-    """Check how the window moves; return stride, padding (None for "same"), dilation, groups."""
+) -> tuple[Pair, tuple[Pair, Pair] | str, Pair, int]:
+    """Check how the window moves; return stride, padding (or its name), dilation, groups."""
     if not checks.is_int(axis):
         raise checks.wrong_type(function, "axis", axis, "1 or -1")
     if axis not in (1, -1):
@@ -195,12 +199,32 @@ def check_window(
     step = pair(function, "stride", stride)
     spread = pair(function, "dilation", dilation)
     groups = size(function, "groups", groups)
-    if not isinstance(padding, str):
-        return step, pair(function, "padding", padding, least=0), spread, groups
-    if padding != "same" or step != (1, 1):
-        expected = "an int, a pair of ints or, with stride 1, 'same'"
+    return step, _check_padding(function, padding), spread, groups
+
+
+def _check_padding(function: str, padding: Padding) -> tuple[Pair, Pair] | str:
+    """Return ((top, bottom), (left, right)), or the name of a padding that sizes decide."""
+    expected = f"an int, a pair, ((top, bottom), (left, right)) or one of {PADDINGS}"
+    if isinstance(padding, str):
+        if padding not in PADDINGS:
+            raise checks.wrong_value(function, "padding", padding, expected)
+        return ((0, 0), (0, 0)) if padding == "valid" else padding
+    sides = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    if len(sides) != 2:
         raise checks.wrong_value(function, "padding", padding, expected)
-    return step, None, spread, groups
+    rows, columns = (pair(function, "padding", side, least=0) for side in sides)
+    return rows, columns
+
+
+def _zeros(padding: str, size: int, covered: int, step: int) -> Pair:
+    """Return the zeros before and after one axis for "same" and "same_lower".
+
+    `covered` is how much of the axis a dilated window covers.
+    """
+    positions = -(-size // step)
+    zeros = max(0, (positions - 1) * step + covered - size)
+    fewer, more = zeros // 2, zeros - zeros // 2
+    return (fewer, more) if padding == "same" else (more, fewer)
 
 
 def check_convolution(
@@ -208,7 +232,7 @@ def check_convolution(
     x: Array,
     weight: Array,
     stride: int | Pair,
-    padding: int | Pair | str,
+    padding: Padding,
     dilation: int | Pair,
     groups: int,
     axis: int,
@@ -230,19 +254,15 @@ def check_convolution(
             "and no size of 0",
         )
 
-    reach = [d * (r - 1) for d, r in zip(spread, window, strict=True)]
-    if zeros is None:
-        before, around = [extra // 2 for extra in reach], reach
+    covered = tuple(d * (r - 1) + 1 for d, r in zip(spread, window, strict=True))
+    if isinstance(zeros, str):
+        rows, columns = (_zeros(zeros, *sizes) for sizes in zip((h, w), covered, step, strict=True))
     else:
-        before, around = list(zeros), [2 * zero for zero in zeros]
-    padded = h + around[0], w + around[1]
-    if padded[0] <= reach[0] or padded[1] <= reach[1]:
-        raise checks.wrong_value(
-            function,
-            "x",
-            x,
-            f"images that with padding {padding!r} reach the window's {reach[0] + 1, reach[1] + 1}",
-        )
+        rows, columns = zeros
+    padded = h + sum(rows), w + sum(columns)
+    if padded[0] < covered[0] or padded[1] < covered[1]:
+        expected = f"images that with padding {padding!r} reach the window's {covered}"
+        raise checks.wrong_value(function, "x", x, expected)
     conv = Convolution(
         n=n,
         groups=groups,
@@ -250,10 +270,10 @@ def check_convolution(
         k=k // groups,
         image=(h, w),
         window=tuple(window),
-        positions=tuple((p - e - 1) // t + 1 for p, e, t in zip(padded, reach, step, strict=True)),
+        positions=tuple((p - e) // t + 1 for p, e, t in zip(padded, covered, step, strict=True)),
         stride=step,
         dilation=spread,
-        before=tuple(before),
+        before=(rows[0], columns[0]),
         axis=axis,
         algorithm=algorithm,
     )

@@ -22,7 +22,7 @@ from nbnorm.functional.contexts import (
     check_gradients,
     check_sums,
 )
-from nbnorm.functional.conv2d import Pair, check_convolution
+from nbnorm.functional.conv2d import Padding, Pair, check_convolution
 from nbnorm.functional.moments import Moments
 from nbnorm.launch import conv2d_batch_norm as launch
 from nbnorm.typing import Array
@@ -49,7 +49,7 @@ class Options(NamedTuple):
     """How the window moves, and how to compute it: as `conv2d_forward` takes it."""
 
     stride: int | Pair
-    padding: int | Pair | str
+    padding: Padding
     dilation: int | Pair
     groups: int
     axis: int
@@ -86,7 +86,7 @@ def conv2d_batch_norm_forward(
     *,
     bias: Array | None = None,
     stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
+    padding: Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
     axis: int = 1,
@@ -207,7 +207,7 @@ def conv2d_batch_norm_inference(
     *,
     bias: Array | None = None,
     stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
+    padding: Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
     axis: int = 1,

@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nbnorm.functional.conv2d import Pair, conv2d_backward, conv2d_forward
+from nbnorm.functional.conv2d import Padding, Pair, conv2d_backward, conv2d_forward
 from nbnorm.layers.base import Layer
 from nbnorm.layers.initialization import Seed, conv2d_parameters
 from nbnorm.typing import Array
@@ -26,7 +26,7 @@ class Conv2dOptions(TypedDict):
     """How the window moves."""
 
     stride: int | Pair
-    padding: int | Pair | str
+    padding: Padding
     dilation: int | Pair
     groups: int
     axis: int
@@ -84,7 +84,7 @@ class Conv2d(Layer[Conv2dContext]):
         kernel_size: int | Pair,
         *,
         stride: int | Pair = 1,
-        padding: int | Pair | str = 0,
+        padding: Padding = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = True,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nbnorm.functional.arguments import Activation
-from nbnorm.functional.conv2d import Pair
+from nbnorm.functional.conv2d import Padding, Pair
 from nbnorm.functional.conv2d_batch_norm import (
     Conv2dBatchNormContext,
     conv2d_batch_norm_backward,
@@ -92,7 +92,7 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
         kernel_size: int | Pair,
         *,
         stride: int | Pair = 1,
-        padding: int | Pair | str = 0,
+        padding: Padding = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
         axis: int = 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import ArrayLike
 from nbnorm.reference.arrays import Array
 
 Pair: TypeAlias = int | tuple[int, int]
-Padding: TypeAlias = Pair | Literal["same"]
+Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+Padding: TypeAlias = Pair | Sides | Literal["valid", "same", "same_lower"]
 
 
 class Conv2dGradients(NamedTuple):
@@ -39,16 +41,19 @@ def conv2d_forward(
     weight : array (k, c / groups, r, s)
     bias : array (k,), optional
     stride, dilation : int or pair
-    padding : int or pair or "same"
-        Zeros added on both sides; "same", for stride 1, keeps the image's size, and an odd zero
-        goes to the bottom and the right.
+    padding : int, pair, ((top, bottom), (left, right)), "valid", "same" or "same_lower"
+        Zeros added around the image: as many on all sides, above and below and left and right, or
+        on each side; "valid" is 0. "same" makes h' = h / stride, rounded up, as TensorFlow's and
+        ONNX's SAME_UPPER: it adds ``max(0, (h' - 1) stride + dilation (r - 1) + 1 - h)`` rows, an
+        odd one below, and columns likewise, an odd one right; "same_lower" adds the odd one above
+        and left.
     groups : int
         The first k / groups output channels see the first c / groups input channels, and so on.
 
     Returns
     -------
-    y : array (n, k, h', w') with h' = (h + padding - dilation (r - 1) - 1) // stride + 1, where
-        padding counts both sides, and w' likewise
+    y : array (n, k, h', w') with h' = (h + top + bottom - dilation (r - 1) - 1) // stride + 1,
+        and w' likewise
 
     Examples
     --------
@@ -57,7 +62,8 @@ def conv2d_forward(
              [10., 12.]]]])
     """
     x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
-    seen = _windows(_pad(x, weight, padding, dilation), weight, stride, dilation)
+    zeros = _zeros_around(x, weight, stride, padding, dilation)
+    seen = _windows(_pad(x, zeros), weight, stride, dilation)
     y = np.einsum("ngchwrs,gkcrs->ngkhw", _split(seen, 1, groups), _split(weight, 0, groups))
     y = y.reshape(x.shape[0], weight.shape[0], *y.shape[3:])
     return y if bias is None else y + np.asarray(bias, np.float64)[:, np.newaxis, np.newaxis]
@@ -97,7 +103,8 @@ def conv2d_backward(
     dy, x, weight = (np.asarray(a, np.float64) for a in (dy, x, weight))
     grouped_dy, grouped_weight = _split(dy, 1, groups), _split(weight, 0, groups)
 
-    padded = _pad(x, weight, padding, dilation)
+    zeros = _zeros_around(x, weight, stride, padding, dilation)
+    padded = _pad(x, zeros)
     seen = _split(_windows(padded, weight, stride, dilation), 1, groups)
     dweight = np.einsum("ngkhw,ngchwrs->gkcrs", grouped_dy, seen).reshape(weight.shape)
 
@@ -106,25 +113,32 @@ def conv2d_backward(
     for r, s in np.ndindex(weight.shape[2:]):  # one at a time: places of the window overlap
         product = np.einsum("ngkhw,gkc->ngchw", grouped_dy, grouped_weight[..., r, s])
         receivers[..., r, s] += product.reshape(receivers.shape[:4])
-    (top, _), (left, _) = _zeros_around(weight, padding, dilation)
+    (top, _), (left, _) = zeros
     dx = dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
     return Conv2dGradients(dx, dweight, dbias=dy.sum(axis=(0, 2, 3)))
 
 
-def _zeros_around(
-    weight: Array, padding: Padding, dilation: Pair
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def _zeros_around(x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pair) -> Sides:
     """Return ((top, bottom), (left, right))."""
-    if isinstance(padding, str):  # "same": as many zeros as the window covers beyond one pixel
-        rows, columns = (size - 1 for size in _extent(weight, dilation))
-        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
-    vertical, horizontal = _pair(padding)
-    return (vertical, vertical), (horizontal, horizontal)
+    if not isinstance(padding, str):
+        vertical, horizontal = _pair(padding)
+        return _pair(vertical), _pair(horizontal)
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    sides = []
+    for size, extent, step in zip(
+        x.shape[2:], _extent(weight, dilation), _pair(stride), strict=True
+    ):
+        zeros = max(0, (math.ceil(size / step) - 1) * step + extent - size)
+        before = zeros // 2 if padding == "same" else math.ceil(zeros / 2)
+        sides.append((before, zeros - before))
+    rows, columns = sides
+    return rows, columns
 
 
-def _pad(x: Array, weight: Array, padding: Padding, dilation: Pair) -> Array:
-    return np.pad(x, ((0, 0), (0, 0), *_zeros_around(weight, padding, dilation)))
+def _pad(x: Array, zeros: Sides) -> Array:
+    return np.pad(x, ((0, 0), (0, 0), *zeros))
 
 
 def _windows(padded: Array, weight: Array, stride: Pair, dilation: Pair) -> Array:
@@ -142,7 +156,7 @@ def _extent(weight: Array, dilation: Pair) -> tuple[int, int]:
     return rows_apart * (weight.shape[2] - 1) + 1, columns_apart * (weight.shape[3] - 1) + 1
 
 
-def _pair(value: Pair) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[Any, Any]:
     return (value, value) if isinstance(value, int) else value
 
 
