@@ -172,14 +172,14 @@ def _image_out(
     if "h" not in sizes or "i" in sizes:
         return {}
 
+    def along(axis: int, option: Any) -> Any:
+        return option[axis] if isinstance(option, (tuple, list)) else option
+
     def size(axis: int, image: int, window: int) -> int:
-        step, zeros, gap = (
-            option if isinstance(option, (int, str)) else option[axis]
-            for option in (stride, padding, dilation)
-        )
+        step, zeros, gap = (along(axis, option) for option in (stride, padding, dilation))
         if zeros in ("same", "same_lower"):
-            return -(-image // step)
-        around = 0 if zeros == "valid" else sum(np.broadcast_to(zeros, 2).tolist())
+            return -(-image // int(step))
+        around = 0 if zeros == "valid" else np.broadcast_to(zeros, 2).sum()
         return int((image + around - gap * (window - 1) - 1) // step + 1)
 
     return {"i": size(0, sizes["h"], sizes["r"]), "j": size(1, sizes["w"], sizes["s"])}
