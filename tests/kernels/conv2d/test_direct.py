@@ -10,7 +10,6 @@ import pytest
 from nbnorm.jit.simd import register_lanes
 from nbnorm.kernels.conv2d.direct import (
     CHANNELS_AT_ONCE,
-    COLLECTED,
     collect_weights,
     convolve,
     depth_at_once,
@@ -24,6 +23,7 @@ from nbnorm.kernels.conv2d.geometry import (
     part_of_channels,
 )
 from nbnorm.kernels.gemm.microkernel import widest_panel
+from nbnorm.launch.conv2d.direct import squares_shape
 from tests.kernels.conv2d.convolutions import (
     EPILOGUES,
     Convolution,
@@ -140,8 +140,9 @@ def test_weight_gradient(conv, x_last, z_last, dtype):
     assert np.isnan(products[-2:]).all()
     dweight = poison((weight.size,), dtype)
     sizes = (conv.parts[0], conv.groups, count, depth, columns)
-    for tile in reversed(range(-(-conv.k // COLLECTED))):
-        collect_weights(tile, tile + 1, dweight, products[:-2], sizes)
+    squares = poison(squares_shape(sizes, dweight.itemsize), dtype)
+    for tile in reversed(range(len(squares))):
+        collect_weights(tile, tile + 1, dweight, squares, products[:-2], sizes)
     wanted = expected(conv, x, weight, dz)[1]
     np.testing.assert_array_equal(dweight.reshape(weight.shape), wanted)
 

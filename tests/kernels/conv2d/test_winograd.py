@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nbnorm.jit.simd import register_lanes
-from nbnorm.kernels.conv2d.direct import COLLECTED, collect_weights
+from nbnorm.kernels.conv2d.direct import collect_weights
 from nbnorm.kernels.conv2d.geometry import PART_CHANNELS, WeightOrder, Workspace
 from nbnorm.kernels.conv2d.winograd import (
     GAP,
@@ -21,6 +21,7 @@ from nbnorm.kernels.conv2d.winograd import (
 )
 from nbnorm.kernels.conv2d.winograd_transforms import PATCH, TILE
 from nbnorm.kernels.gemm.microkernel import widest_panel
+from nbnorm.launch.conv2d.direct import squares_shape
 from tests.kernels.conv2d.convolutions import (
     EPILOGUES,
     Convolution,
@@ -168,8 +169,9 @@ def test_weight_gradient(conv, dtype, x_last, z_last):
     spread, dweight = poison((TAPS * size,), dtype), poison((TAPS * size,), dtype)
     for channel in reversed(range(conv.c)):
         return_weights(channel, channel + 1, spread, products, conv.parts[0], (conv.c, conv.k))
-    tiles = -(-conv.k // COLLECTED)
-    collect_weights(0, tiles, dweight, spread, (1, 1, TAPS, conv.c, conv.k))
+    sizes = (1, 1, TAPS, conv.c, conv.k)
+    squares = poison(squares_shape(sizes, dweight.itemsize), dtype)
+    collect_weights(0, len(squares), dweight, squares, spread, sizes)
     assert_close(dweight.reshape(weight.shape), expected(conv, x, weight, dz)[1])
 
 

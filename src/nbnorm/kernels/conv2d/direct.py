@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.parallel import parallel
+from nbnorm.jit.simd import lanes, lanes_of_register, load_part, splat, store
 from nbnorm.kernels.conv2d.epilogue import finish
 from nbnorm.kernels.conv2d.geometry import (
     Geometry,
@@ -291,33 +292,49 @@ def _multiply_gradient(
     )  # fmt: skip
 
 
-# Output channels that are collected together: a cache line of them, so that each is read once.
-COLLECTED = 16
+# Weights of each output channel that a tile collects.
+COLLECTED = 128
 
 
 @worker
-def collect_weights(lo, hi, dweight, products, sizes):
-    """Adds the parts of `weight_gradient` in order.
+def collect_weights(lo, hi, dweight, squares, products, sizes):
+    """Adds the parts of `weight_gradient` in order, output channels first.
 
-    lo, hi    the output channels COLLECTED lo to COLLECTED hi - 1, of all groups
+    lo, hi    tiles: t is `COLLECTED` weights of each channel, and as many output channels of a
+              group as a vector has lanes; in order of the group, then of these channels
     dweight   (k, c / groups, taps), written
+    squares   (tiles, lanes of a register * lanes) of the data's type, scratch
     products  of the sizes, flat
     sizes     (parts, groups, taps, c / groups, k / groups)
     """
     parts, groups, taps, depth, columns = sizes
     size = groups * taps * depth * columns
-    for first in range(lo * COLLECTED, min(hi * COLLECTED, groups * columns), COLLECTED):
-        last = min(first + COLLECTED, groups * columns)
-        for p in range(depth):
-            for tap in range(taps):
-                for channel in range(first, last):
-                    group = channel // columns
-                    row = (group * taps + tap) * depth + p
-                    at = row * columns + channel - group * columns
-                    result = products[at]
-                    for part in range(1, parts):
-                        result += products[part * size + at]
-                    dweight[(channel * depth + p) * taps + tap] = result
+    length = depth * taps
+    width = lanes(dweight)
+    height = lanes_of_register(dweight)
+    zero = splat(dweight, 0.0)
+    down = -(-length // COLLECTED)
+    across = -(-columns // width)
+    for tile in range(lo, hi):
+        group = tile // (across * down)
+        j = (tile // down - group * across) * width
+        used = min(width, columns - j)
+        begin = tile % down * COLLECTED
+        end = min(begin + COLLECTED, length)
+        for first in range(begin, end, height):
+            # By whole squares: number by number, collecting took more than half of the gradient of
+            # (8, 960, 7, 7) to 160 channels by one pixel, 946 us, now 368 (Zen 5, two threads).
+            count = min(height, end - first)
+            for i in range(count):
+                p = (first + i) // taps
+                tap = first + i - p * taps
+                at = ((group * taps + tap) * depth + p) * columns + j
+                added = load_part(products, at, used, zero)
+                for part in range(1, parts):
+                    added = added + load_part(products, part * size + at, used, zero)
+                store(squares[tile], i * width, added)
+            to = (group * columns + j) * length + first
+            transpose(dweight, to, length, squares[tile], 0, width, count, used, count)
 
 
 collect_weights_parallel = parallel(collect_weights)

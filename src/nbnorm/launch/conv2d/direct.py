@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nbnorm.jit.simd import lane_count, register_lanes
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import direct as kernels
 from nbnorm.kernels.conv2d.geometry import WeightOrder
@@ -135,7 +136,22 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
         kernels.weight_gradient, tiling.partitions, parallel,
         products, dz.flat, x.flat, tuple(work), tuple(g),
     )  # fmt: skip
-    run(
-        kernels.collect_weights, -(-dz.c // kernels.COLLECTED),
-        parallel, dweight, products, (g.block_parts, conv.groups, conv.taps, conv.c, conv.k),
-    )  # fmt: skip
+    sizes = g.block_parts, conv.groups, conv.taps, conv.c, conv.k
+    collect_weights(dweight, products, sizes, parallel)
+
+
+def collect_weights(
+    dweight: Array, products: Array, sizes: tuple[int, int, int, int, int], parallel: bool
+) -> None:
+    """Products of the sizes (parts, groups, taps, c, k), added and turned to (k, c, taps)."""
+    shape = squares_shape(sizes, dweight.itemsize)
+    squares = scratch.take("squares", shape, dweight.dtype)
+    run(kernels.collect_weights, shape[0], parallel, dweight, squares, products, sizes)
+
+
+def squares_shape(sizes: tuple[int, int, int, int, int], itemsize: int) -> tuple[int, int]:
+    """The tiles of `collect_weights`, and the scratch of each."""
+    _, groups, taps, c, k = sizes
+    lanes = lane_count(itemsize)
+    tiles = groups * -(-k // lanes) * -(-c * taps // kernels.COLLECTED)
+    return tiles, register_lanes(itemsize) * lanes

@@ -10,7 +10,6 @@ import numpy as np
 from nbnorm.jit.simd import lane_count
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import winograd as kernels
-from nbnorm.kernels.conv2d.direct import COLLECTED, collect_weights
 from nbnorm.kernels.conv2d.geometry import PART_CHANNELS, WeightOrder, Workspace
 from nbnorm.kernels.conv2d.winograd import GAP, POINTS, TAPS
 from nbnorm.kernels.conv2d.winograd_transforms import PATCH, TILE
@@ -24,6 +23,7 @@ from nbnorm.launch.conv2d.convolution import (
     backward_weights,
     forward_weights,
 )
+from nbnorm.launch.conv2d.direct import collect_weights
 from nbnorm.launch.conv2d.images import Images, View
 from nbnorm.launch.conv2d.tiling import (
     BlockSize,
@@ -191,7 +191,4 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
         kernels.return_weights, x.c, parallel, spread, products,
         g.block_parts, (x.c, dz.c),
     )  # fmt: skip
-    run(
-        collect_weights, -(-dz.c // COLLECTED), parallel, dweight, spread,
-        (1, 1, TAPS, x.c, dz.c),
-    )  # fmt: skip
+    collect_weights(dweight, spread, (1, 1, TAPS, x.c, dz.c), parallel)
