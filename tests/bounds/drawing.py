@@ -187,7 +187,7 @@ class Drawing:
 
     def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """The function's result, told of before and looked at afterwards."""
-        name = function.__name__
+        name = function.__qualname__
         self._tell(f"{name}({', '.join(told(arguments, options))})")
         self.called.add(name)
         result = function(*arguments, **options)

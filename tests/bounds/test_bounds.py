@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 FUNCTIONS = {name for operation in OPERATIONS for name in operation.functions.values()}
+METHODS = {"Moments.of"}  # called for what a function takes
 
 
 def _name(kernel: Any) -> str:
@@ -45,7 +46,7 @@ def check_random_calls(*arguments: str, seconds: float) -> list[harness.Report]:
     """
     reports = [harness.run(place, *arguments, seconds=seconds) for place in ("end", "begin")]
     for report in reports:
-        assert report.functions == FUNCTIONS
+        assert report.functions == FUNCTIONS | METHODS
         assert report.kernels >= KERNELS
     end, begin = (report.digests for report in reports)
     assert end.keys() == begin.keys()
