@@ -22,6 +22,7 @@ from nbnorm.jit.elementary import absolute, exp, narrow, square_root
 from nbnorm.jit.simd import (
     accumulate,
     accumulate_part,
+    blend,
     fma,
     lanes,
     load,
@@ -30,6 +31,7 @@ from nbnorm.jit.simd import (
     prefetch,
     select,
     splat,
+    splat_register,
     store,
     store_part,
     store_stream,
@@ -44,8 +46,9 @@ TWINS = {
     operation.__name__: getattr(module, f"_{operation.__name__}")
     for module, operations in (
         (elementary, [absolute, exp, narrow, square_root]),
-        (simd, [accumulate, accumulate_part, fma, lanes, load, load_part, misalignment]),
-        (simd, [prefetch, select, splat, store, store_part, store_stream, total, widen]),
+        (simd, [accumulate, accumulate_part, blend, fma, lanes, load, load_part, misalignment]),
+        (simd, [prefetch, select, splat, splat_register, store, store_part, store_stream]),
+        (simd, [total, widen]),
     )
     for operation in operations
 }
@@ -243,6 +246,41 @@ def elementary_functions(out, x, i):
 def test_functions_of_one_instruction(hard, count, dtype):
     for i in range(hard.size - count + 1):
         assert_same_bits(elementary_functions, np.full(3 * count, 7, dtype), hard, i)
+
+
+def blend_registers(out, x, i, count):
+    number = splat_register(x, 5.0)
+    store_part(out, i, blend(count, load_part(x, i, x.size, number), number), x.size)
+
+
+@compiled_only
+def test_registers_are_vectors_of_fewer_lanes(rng, dtype):
+    width = simd.register_lanes(dtype.itemsize)
+    x = rng.standard_normal(width + 3).astype(dtype)
+    for count in range(width + 2):
+        for i in (0, 3):
+            out = np.full(width + 3, 7, dtype)
+            assert_same_bits(blend_registers, out, x, i, count)
+            after = both(blend_registers, out, x, i, count)[0][1]
+            first, last = i + min(count, width), i + width
+            np.testing.assert_array_equal(after[i:first], x[i:first])
+            np.testing.assert_array_equal(after[first:last], 5.0)
+            np.testing.assert_array_equal(np.delete(after, slice(i, last)), 7.0)
+
+
+def stream_register(out, x):
+    store_stream(out, misalignment(out, 0), load_part(x, 0, x.size, splat_register(x, 0.0)))
+
+
+@compiled_only
+def test_a_register_can_be_streamed(rng, dtype):
+    width = simd.register_lanes(dtype.itemsize)
+    x = rng.standard_normal(width).astype(dtype)
+    out = np.zeros(3 * width, dtype)
+    compiled(stream_register)(out, x)
+    first = simd._misalignment(out, 0)
+    np.testing.assert_array_equal(out[first : first + width], x)
+    np.testing.assert_array_equal(np.delete(out, slice(first, first + width)), 0.0)
 
 
 def copy_wide(out, x, like, i, count):

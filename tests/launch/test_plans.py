@@ -46,8 +46,9 @@ def assert_whole(plan, shape, itemsize):
             assert plan.ld == c
     elif isinstance(plan, Planes):
         assert_tiled(values, plan.size, plan.tiles)
-        assert plan.size % s == 0 or plan.size < s  # planes are written whole if they are short
+        assert plan.size % lane_count(itemsize) == 0  # stores that are aligned stay so
         assert 1 <= plan.slices <= n * s
+        assert 1 <= plan.width <= c
         assert plan.spans == (1, 1, 0)
     else:
         rows = values // plan.row_length

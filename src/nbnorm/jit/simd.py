@@ -225,8 +225,11 @@ def _store_stream(array: Any, index: int, vector: Any) -> None:
 
 @twin(_store_stream)
 def store_stream(typing_context, array, index, vector):
-    """Writes a vector past the caches; the address must be a multiple of a register's bytes."""
-    _require_writable(array, vector)
+    """Writes a vector past the caches; the address must be a multiple of a register's bytes.
+
+    The vector may be of fewer lanes: those of a register, say.
+    """
+    _require_writable(array, vector, any_count=True)
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], sig.args[2])
@@ -311,6 +314,24 @@ def splat(typing_context, like, value):
     return vector(like, value), generate
 
 
+def _splat_register(array: Any, value: float) -> Any:
+    with np.errstate(over="ignore"):
+        return as_vector(np.full(_lanes_of_register(array), value, array.dtype))
+
+
+@twin(_splat_register)
+def splat_register(typing_context, array, value):
+    """`splat` in a vector of one register: the lanes of the array's elements in it."""
+    vector_of(array)
+    vector = VectorType(array.dtype, register_lanes(array.dtype.bitwidth // 8))
+
+    def generate(context, builder, sig, args):
+        scalar = context.cast(builder, args[1], sig.args[1], vector.dtype)
+        return llvm.broadcast(builder, scalar, _llvm(context, vector))
+
+    return vector(array, value), generate
+
+
 def _fma(a: Any, b: Any, c: Any) -> Any:
     if a.dtype == np.float32 and target.has_fma():
         with np.errstate(over="ignore", invalid="ignore"):  # beyond the last column is anything
@@ -343,6 +364,23 @@ def select(typing_context, mask, a, b):
         return builder.select(*args)
 
     return a(mask, a, a), generate
+
+
+def _blend(count: int, a: Any, b: Any) -> Any:
+    blended = b.copy()
+    blended[:count] = a[:count]
+    return blended
+
+
+@twin(_blend)
+def blend(typing_context, count, a, b):
+    """The first `count` lanes of `a`, and those of `b` beyond."""
+
+    def generate(context, builder, sig, args):
+        mask = llvm.first_lanes(builder, args[0], args[1].type)
+        return builder.select(mask, args[1], args[2])
+
+    return a(types.intp, a, a), generate
 
 
 def _total(vector: Any) -> float:

@@ -54,6 +54,15 @@ MOST_ROWS_IN_A_SET = 8
 # Planes shorter than this part of a vector are columns.
 SHORTEST_PLANE = 4
 
+# Tiles that planes are summed in: all channels of some samples, so that memory is read in its
+# order. Channel by channel, where the planes of (32, 2048, 7, 7) lie 400 KB apart, the forward took
+# 770 us rather than 460 and the backward 1850 rather than 900; those of (32, 128, 28, 28) took 430
+# rather than 340 and 790 rather than 690 (two cores of Zen 5).
+SUMMED_TILES = 16
+
+# Values of a channel that are worth a slice, whose sums have to be added up.
+FEWEST_SUMMED_VALUES = 64
+
 # With fewer channels than this, tiles of channels would leave threads idle.
 FEW_CHANNELS = 8
 
@@ -140,6 +149,7 @@ class Planes(NamedTuple):
 
     shape     (n, c, s)
     slices    that each channel is summed in
+    width     channels that are summed in a tile
     tiles     of what is written
     size      values in such a tile
     parallel  whether it is worth more than one thread
@@ -149,6 +159,7 @@ class Planes(NamedTuple):
 
     shape: Shape
     slices: int
+    width: int
     tiles: int
     size: int
     parallel: bool
@@ -173,8 +184,8 @@ class Planes(NamedTuple):
         c = self.shape[1]
         slices = scratch.take("sums", (self.slices, 2, c), np.float64)
         run(
-            sums.sum_planes, self.slices * c, self.parallel, slices, dy,
-            x, residual, weights, constants, activation, self.shape,
+            sums.sum_planes, self.slices * -(-c // self.width), self.parallel, slices, dy,
+            x, residual, weights, constants, activation, self.width, self.shape,
         )  # fmt: skip
         return slices
 
@@ -379,12 +390,18 @@ def _fused(shape: Shape, itemsize: int, arrays: int, width: int) -> Fused:
 def _planes(shape: Shape, itemsize: int, arrays: int) -> Planes:
     n, c, s = shape
     values = n * c * s
-    size = TILE_VALUES // s * s if s < TILE_VALUES else TILE_VALUES
+    if n * c < SUMMED_TILES:  # parts of planes
+        slices = min(MOST_SLICES // c, n * s // SHORTEST_SLICE_VALUES)
+        width = 1
+    else:
+        slices = min(n, SUMMED_TILES, n * s // FEWEST_SUMMED_VALUES)
+        width = -(-c * slices // SUMMED_TILES)
     return Planes(
         shape=shape,
-        slices=max(1, min(MOST_SLICES // c, n * s // SHORTEST_SLICE_VALUES)),
-        tiles=-(-values // size),
-        size=size,
+        slices=max(1, slices),
+        width=max(1, width),
+        tiles=-(-values // TILE_VALUES),
+        size=TILE_VALUES,
         parallel=values >= PARALLEL_FROM_VALUES,
         streamed=is_streamed(shape, itemsize, arrays, s),
     )

@@ -118,7 +118,7 @@ class Outputs:
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("size", [1, 100, 100_000])
-@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 2, 5), (5, 2, 127)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 2, 5), (7, 3, 49), (5, 2, 127)], ids=str)
 def test_planes(shape, size, stream, frozen, variant, wanted):
     offset = size % 3
     drawn = integers(shape, variant.dtype, offset)

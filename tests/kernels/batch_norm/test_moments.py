@@ -49,7 +49,7 @@ def take(x, way, eps=1e-5, ddof=0, gamma=1.0, pivot=None):
                 "activation": None}  # fmt: skip
         if way == "planes":
             sums = np.full((4, 2, c), np.nan)
-            sum_planes(0, 4 * c, sums=sums, shape=x.shape, **data)
+            sum_planes(0, 4 * c, sums=sums, width=1, shape=x.shape, **data)
         else:
             sums = np.full((2, 2, seen.stride), np.nan)
             sum_columns(0, 2, sums=sums, height=2, row_length=seen.row_length, **data)

@@ -34,7 +34,9 @@ def assert_written(y, buffer, wanted):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("offset", [0, 3])
 @pytest.mark.parametrize("size", [1, 64, 100, 100_000])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 5), (2, 3, 64), (5, 2, 127)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 2, 5), (9, 3, 17), (8, 5, 49), (2, 3, 64), (5, 2, 127)], ids=str
+)
 def test_planes(shape, size, offset, stream, variant):
     drawn = integers(shape, variant.dtype, offset)
     y, buffer = surrounded(np.full_like(drawn.x, np.nan), offset)

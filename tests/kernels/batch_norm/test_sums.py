@@ -45,19 +45,36 @@ def given(drawn: Drawn, variant: Variant, with_dy: bool):
 
 @each_direction
 @pytest.mark.parametrize("slices", [1, 2, 7])
+@pytest.mark.parametrize("width", [1, 2, 3])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 2), (3, 2, 5), (2, 3, 64), (5, 2, 127), (2, 3, 1000), (1, 2, 5003)], ids=str
+    "shape",
+    [
+        (1, 1, 2),
+        (3, 2, 5),
+        (2, 3, 64),
+        (5, 2, 127),
+        (2, 3, 1000),
+        (1, 2, 5003),
+        (50, 3, 2),
+        (37, 5, 49),
+        (9, 4, 300),
+    ],
+    ids=str,
 )
-def test_planes_in_slices(shape, slices, variant, with_dy):
+def test_planes_in_slices(shape, width, slices, variant, with_dy):
     drawn = integers(shape, variant.dtype)
     arguments, u, v = given(drawn, variant, with_dy)
     n, c, s = shape
     sums = np.full((slices, 2, c), np.nan)
-    sum_planes(0, slices * c, sums=sums, constants=drawn.constants, shape=shape, **arguments)
+    sum_planes(
+        0, slices * -(-c // width), sums=sums, constants=drawn.constants, width=width, shape=shape,
+        **arguments,
+    )  # fmt: skip
 
-    # A slice is a share of the values of a channel, counted along n and s.
+    # A slice is a share of the samples; of the values of a channel where samples are fewer.
     u, v = (a.astype(float).reshape(shape).transpose(1, 0, 2).reshape(c, n * s) for a in (u, v))
-    edges = [n * s * i // slices for i in range(slices + 1)]
+    shares, values = (n, s) if slices <= n else (n * s, 1)
+    edges = [shares * i // slices * values for i in range(slices + 1)]
     for i, (first, last) in enumerate(pairwise(edges)):
         values = slice(first, last)
         np.testing.assert_array_equal(sums[i, 0], u[:, values].sum(axis=1))
@@ -100,7 +117,9 @@ def test_columns_in_slices_of_rows(shape, copies, height, variant, with_dy):
 
 
 @both_types
-@pytest.mark.parametrize("shape", [(3, 2, 5), (2, 3, 64), (2, 3, 1000), (83, 3, 1), (40, 70, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, 2, 5), (2, 3, 64), (9, 3, 49), (2, 3, 1000), (83, 3, 1), (40, 70, 1)]
+)
 def test_the_sums_of_places_with_weights(shape, dtype):
     drawn = integers(shape, dtype)
     n, c, s = shape
@@ -109,7 +128,7 @@ def test_the_sums_of_places_with_weights(shape, dtype):
     u = (v.reshape(shape) * weights.reshape(n, 1, s)).reshape(-1)
     sums = np.full((2, 2, c), np.nan)
     options = arguments | {"weights": weights}
-    sum_planes(0, 2 * c, sums=sums, constants=drawn.constants, shape=shape, **options)
+    sum_planes(0, 2, sums=sums, constants=drawn.constants, width=c, shape=shape, **options)
     np.testing.assert_array_equal(sums.sum(axis=0), [drawn.total(u), drawn.total(u * v)])
     if s == 1:  # a row of columns is a sample
         seen = columns(shape, 1, dtype)
@@ -130,11 +149,11 @@ def test_tiles_alone_together_and_in_parallel_are_the_same(offset, dtype):
     drawn.x[...] = np.random.default_rng(0).standard_normal(drawn.x.size)  # order would show
     seen = columns(drawn.shape, 2, dtype)
     given = {"dy": None, "weights": None, **drawn.data(Variant(dtype, None, False))}
-    planes = {"constants": drawn.constants, "shape": drawn.shape, **given}
+    planes = {"constants": drawn.constants, "width": 2, "shape": drawn.shape, **given}
     rows = {"constants": seen.spread(drawn.constants), "height": 16,
             "row_length": seen.row_length, **given}  # fmt: skip
     for worker, driver, tiles, size, columns_, options in (
-        (sum_planes, sum_planes_parallel, 12, (4, 2, 3), 3, planes),
+        (sum_planes, sum_planes_parallel, 8, (4, 2, 3), 3, planes),
         (sum_columns, sum_columns_parallel, 4, (4, 2, seen.stride), seen.row_length, rows),
     ):
         together, alone, parallel = (np.full(size, np.nan) for _ in range(3))
@@ -158,7 +177,7 @@ def test_float32_sums_do_not_drift(kernel):
     given = {"dy": None, "weights": None, **drawn.data(Variant("float32", None, False))}
     if kernel == "planes":
         sums = np.empty((1, 2, 1))
-        sum_planes(0, 1, sums=sums, constants=constants, shape=drawn.shape, **given)
+        sum_planes(0, 1, sums=sums, constants=constants, width=1, shape=drawn.shape, **given)
     else:
         seen = columns(drawn.shape, 1, "float32")
         sums = np.empty((1, 2, seen.stride))

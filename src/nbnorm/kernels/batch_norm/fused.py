@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import worker
 from nbnorm.jit.parallel import parallel
-from nbnorm.kernels.batch_norm.gradients import apply_block, apply_segment, finish_gradients
+from nbnorm.kernels.batch_norm.gradients import apply_block, apply_run, finish_gradients
 from nbnorm.kernels.batch_norm.moments import (
     choose_pivot,
     choose_pivots_of_columns,
@@ -21,9 +21,9 @@ from nbnorm.kernels.batch_norm.moments import (
 from nbnorm.kernels.batch_norm.normalize import (
     channel_constants,
     normalize_block,
-    normalize_segment,
+    normalize_run,
 )
-from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
+from nbnorm.kernels.batch_norm.sums import sum_block, sum_channels
 
 
 @worker
@@ -52,10 +52,7 @@ def forward_planes(
         for channel in range(first, last):
             choose_pivot(constants, x, channel, shape)
         for attempt in range(2):
-            for channel in range(first, last):
-                sums[0, channel], sums[1, channel] = sum_plane(
-                    None, x, None, None, constants, channel, 0, n * s, None, shape
-                )
+            sum_channels(sums, None, x, None, None, constants, (first, last), (0, n), None, shape)
             moved = finish_statistics(
                 statistics, constants, sums, x, None, n * s, parameters, first, last, eps, ddof,
                 attempt, shape,
@@ -64,9 +61,9 @@ def forward_planes(
                 break
         # The last planes first: they are still in cache when the channel is larger than it.
         for sample in range(n - 1, -1, -1):
-            for channel in range(first, last):
-                start = (sample * c + channel) * s
-                normalize_segment(y, x, residual, start, s, constants, channel, activation, stream)
+            start = (sample * c + first) * s
+            end = start + (last - first) * s
+            normalize_run(y, x, residual, start, end, constants, first, s, activation, stream, c, s)
 
 
 forward_planes_parallel = parallel(forward_planes)
@@ -129,22 +126,21 @@ def backward_planes(
         first = tile * width
         last = min(first + width, c)
         channel_constants(constants, statistics, parameters, first, last)
-        for channel in range(first, last):
-            sums[0, channel], sums[1, channel] = sum_plane(
-                dy, x, residual, None, constants, channel, 0, n * s, activation, shape
-            )
+        sum_channels(
+            sums, dy, x, residual, None, constants, (first, last), (0, n), activation, shape
+        )
         finish_gradients(
             gradients, constants, sums, statistics, parameters, first, last, n * s, ddof, frozen
         )
         if dx is None and dresidual is None:
             continue
         for sample in range(n - 1, -1, -1):
-            for channel in range(first, last):
-                start = (sample * c + channel) * s
-                apply_segment(
-                    dx, dresidual, dy, x, residual, None, start, 0, s, constants, channel,
-                    activation, frozen, stream,
-                )  # fmt: skip
+            start = (sample * c + first) * s
+            end = start + (last - first) * s
+            apply_run(
+                dx, dresidual, dy, x, residual, None, start, end, constants, first, s, activation,
+                frozen, stream, c, s,
+            )  # fmt: skip
 
 
 backward_planes_parallel = parallel(backward_planes)

@@ -19,12 +19,15 @@ from nbnorm.jit.elementary import narrow
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
+    blend,
     fma,
     lanes,
+    lanes_of_register,
     load,
     load_part,
     misalignment,
     splat,
+    splat_register,
     store_part,
     store_stream,
     widen,
@@ -162,47 +165,101 @@ def _apply(
 
 
 @inlined
-def apply_segment(
-    dx, dresidual, dy, x, residual, weights, start, away, count, constants, channel, activation,
-    frozen, stream,
-):  # fmt: skip
-    """Writes dx and dresidual at ``start : start + count``, all of one channel.
+def _of_channel(like, constants, channel):
+    """A channel's constants, each in all lanes of a vector like another."""
+    return (
+        splat(like, constants[HEAD, channel]),
+        splat(like, constants[SCALE, channel]),
+        splat(like, constants[SHIFT, channel]),
+        splat(like, constants[DY_SCALE, channel]),
+        splat(like, constants[INV_STD, channel]),
+        splat(like, constants[XH_SCALE, channel]),
+        splat(like, constants[OFFSET, channel]),
+    )
 
-    Their weights, if any, are `away` places before.
+
+@inlined
+def _blended(count, these, others):
+    """The constants of two channels: `count` lanes of the one, then those of the other."""
+    return (
+        blend(count, these[0], others[0]),
+        blend(count, these[1], others[1]),
+        blend(count, these[2], others[2]),
+        blend(count, these[3], others[3]),
+        blend(count, these[4], others[4]),
+        blend(count, these[5], others[5]),
+        blend(count, these[6], others[6]),
+    )
+
+
+@inlined
+def _apply_by(
+    of_channel, dx, dresidual, dy, x, residual, weights, i, away, count, activation, frozen, stream
+):
+    """`_apply` with the constants of a channel in a tuple, and weights `away` places before."""
+    head, scale, shift, a, r, b, offset = of_channel
+    w = weights_at(weights, i - away, count, head)
+    _apply(
+        dx, dresidual, dy, x, residual, w, i, count, head, scale, shift, a, r, b, offset,
+        activation, frozen, stream,
+    )  # fmt: skip
+
+
+@inlined
+def apply_run(
+    dx, dresidual, dy, x, residual, weights, start, end, constants, channel, left, activation,
+    frozen, stream, c, s,
+):  # fmt: skip
+    """Writes dx and dresidual at ``start:end``, planes of one channel after the other.
+
+    See `normalize_run`. Weights are those of places, (n s,), or None.
     """
     width = lanes(x)
-    zero = splat(x, 0.0)
-    head = splat(x, constants[HEAD, channel])
-    scale = splat(x, constants[SCALE, channel])
-    shift = splat(x, constants[SHIFT, channel])
-    a = splat(x, constants[DY_SCALE, channel])
-    r = splat(x, constants[INV_STD, channel])
-    b = splat(x, constants[XH_SCALE, channel])
-    offset = splat(x, constants[OFFSET, channel])
+    register = lanes_of_register(x)
     i = start
-    end = start + count
-    if dx is not None:  # a test of its own: Numba drops it, and what is in it, for a dx of None
-        if stream:  # up to the first address that may be streamed to
-            count = min(misalignment(dx, i), count)
-            w = weights_at(weights, i - away, count, zero)
-            _apply(
-                dx, dresidual, dy, x, residual, w, i, count, head, scale, shift, a, r, b, offset,
-                activation, frozen, False,
-            )  # fmt: skip
-            i += count
-    while i + width <= end:
-        w = weights_at(weights, i - away, width, zero)
-        _apply(
-            dx, dresidual, dy, x, residual, w, i, width, head, scale, shift, a, r, b, offset,
-            activation, frozen, stream,
-        )  # fmt: skip
-        i += width
-    if i < end:
-        w = weights_at(weights, i - away, end - i, zero)
-        _apply(
-            dx, dresidual, dy, x, residual, w, i, end - i, head, scale, shift, a, r, b, offset,
-            activation, frozen, False,
-        )  # fmt: skip
+    aligned = start if dx is None else start + misalignment(dx, start) % register
+    plane_end = start + left
+    while i < end:
+        stop = min(plane_end, end)
+        following = channel + 1 if channel + 1 < c else 0
+        away = (plane_end - s) - (plane_end - s) // (c * s) * s  # of values from their weights
+        these = _of_channel(splat_register(x, 0.0), constants, channel)
+        if i >= aligned:
+            if i + width <= stop:
+                wide = _of_channel(splat(x, 0.0), constants, channel)
+                while i + width <= stop:
+                    _apply_by(
+                        wide, dx, dresidual, dy, x, residual, weights, i, away, width, activation,
+                        frozen, stream,
+                    )  # fmt: skip
+                    i += width
+            while i + register <= stop:
+                _apply_by(
+                    these, dx, dresidual, dy, x, residual, weights, i, away, register, activation,
+                    frozen, stream,
+                )  # fmt: skip
+                i += register
+        if i < stop:
+            if weights is None and i >= aligned and i + register <= end and s >= register:
+                others = _of_channel(splat_register(x, 0.0), constants, following)
+                both = _blended(stop - i, these, others)
+                _apply_by(
+                    both, dx, dresidual, dy, x, residual, None, i, 0, register, activation, frozen,
+                    stream,
+                )  # fmt: skip
+                i += register
+            else:
+                count = (stop if i >= aligned else min(stop, aligned)) - i
+                _apply_by(
+                    these, dx, dresidual, dy, x, residual, weights, i, away, count, activation,
+                    frozen, False,
+                )  # fmt: skip
+                i += count
+                if weights is not None and i > aligned:
+                    aligned = i if dx is None else i + misalignment(dx, i) % register
+        if i >= plane_end:
+            channel = following
+            plane_end += s
 
 
 @inlined
@@ -256,7 +313,7 @@ def apply_planes(
     lo, hi, dx, dresidual, dy, x, residual, weights, constants, activation, frozen, stream, size,
     shape,
 ):  # fmt: skip
-    """Writes dx and dresidual of planes; tile t is values t size, ... of x.
+    """Writes dx and dresidual of planes, in tiles of `size` values of which tile 0 is the last.
 
     dx          (n c s,), written, or None; may be dy
     dresidual   (n c s,), written, or None
@@ -271,21 +328,16 @@ def apply_planes(
     shape       (n, c, s)
     """
     n, c, s = shape
-    i = lo * size
-    end = min(hi * size, n * c * s)
-    plane = i // s
-    column = i - plane * s
-    channel = plane % c
-    while i < end:
-        count = min(s - column, end - i)
-        away = 0 if weights is None else i - (i // (c * s) * s + column)
-        apply_segment(
-            dx, dresidual, dy, x, residual, weights, i, away, count, constants, channel,
-            activation, frozen, stream,
+    tiles = -(-n * c * s // size)
+    for tile in range(lo, hi):
+        start = (tiles - 1 - tile) * size
+        end = min(start + size, n * c * s)
+        plane = start // s
+        left = (plane + 1) * s - start
+        apply_run(
+            dx, dresidual, dy, x, residual, weights, start, end, constants, plane % c, left,
+            activation, frozen, stream, c, s,
         )  # fmt: skip
-        i += count
-        column = 0
-        channel = channel + 1 if channel + 1 < c else 0
 
 
 apply_planes_parallel = parallel(apply_planes)

@@ -16,12 +16,15 @@ from nbnorm.jit.elementary import narrow, square_root
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
+    blend,
     fma,
     lanes,
+    lanes_of_register,
     load_part,
     misalignment,
     select,
     splat,
+    splat_register,
     store_part,
     store_stream,
     widen,
@@ -92,23 +95,59 @@ def _normalize(y, x, residual, i, count, head, scale, shift, activation, stream)
 
 
 @inlined
-def normalize_segment(y, x, residual, start, count, constants, channel, activation, stream):
-    """Normalizes ``x[start : start + count]``, all of one channel."""
+def _of_channel(like, constants, channel):
+    """A channel's head, scale and shift, each in all lanes of a vector like another."""
+    return (
+        splat(like, constants[HEAD, channel]),
+        splat(like, constants[SCALE, channel]),
+        splat(like, constants[SHIFT, channel]),
+    )
+
+
+@inlined
+def normalize_run(y, x, residual, start, end, constants, channel, left, activation, stream, c, s):
+    """Normalizes ``x[start:end]``, planes of one channel after the other.
+
+    The first `left` values are what is left of a plane of `channel`; planes of s values follow, of
+    c channels in turn.
+
+    All stores but the first and the last are whole registers, and aligned, whatever s is: where a
+    plane ends within a register, its lanes take their constants from two channels. Planes of 7 x 7
+    took 490 us with a masked store at the end of each, and take 270 (two cores of Zen 5).
+    """
     width = lanes(x)
-    head = splat(x, constants[HEAD, channel])
-    scale = splat(x, constants[SCALE, channel])
-    shift = splat(x, constants[SHIFT, channel])
+    register = lanes_of_register(x)
     i = start
-    end = start + count
-    if stream:  # up to the first address that may be streamed to
-        count = min(misalignment(y, i), count)
-        _normalize(y, x, residual, i, count, head, scale, shift, activation, False)
-        i += count
-    while i + width <= end:
-        _normalize(y, x, residual, i, width, head, scale, shift, activation, stream)
-        i += width
-    if i < end:
-        _normalize(y, x, residual, i, end - i, head, scale, shift, activation, False)
+    aligned = start + misalignment(y, start) % register
+    plane_end = start + left
+    while i < end:
+        stop = min(plane_end, end)
+        following = channel + 1 if channel + 1 < c else 0
+        head, scale, shift = _of_channel(splat_register(x, 0.0), constants, channel)
+        if i >= aligned:
+            if i + width <= stop:
+                heads, scales, shifts = _of_channel(splat(x, 0.0), constants, channel)
+                while i + width <= stop:
+                    _normalize(y, x, residual, i, width, heads, scales, shifts, activation, stream)
+                    i += width
+            while i + register <= stop:
+                _normalize(y, x, residual, i, register, head, scale, shift, activation, stream)
+                i += register
+        if i < stop:
+            if i >= aligned and i + register <= end and s >= register:
+                others = _of_channel(splat_register(x, 0.0), constants, following)
+                head = blend(stop - i, head, others[0])
+                scale = blend(stop - i, scale, others[1])
+                shift = blend(stop - i, shift, others[2])
+                _normalize(y, x, residual, i, register, head, scale, shift, activation, stream)
+                i += register
+            else:
+                count = (stop if i >= aligned else min(stop, aligned)) - i
+                _normalize(y, x, residual, i, count, head, scale, shift, activation, False)
+                i += count
+        if i >= plane_end:
+            channel = following
+            plane_end += s
 
 
 @inlined
@@ -152,7 +191,9 @@ def normalize_block(y, x, residual, constants, rows, columns, row_length, activa
 
 @worker
 def normalize_planes(lo, hi, y, x, residual, constants, activation, stream, size, shape):
-    """Normalizes planes given their channels' constants; tile t is values t size, ... of x.
+    """Normalizes planes given their channels' constants, in tiles of `size` values.
+
+    Tile 0 is the last one: where sums were just taken, its values are the ones still in cache.
 
     lo, hi      tiles
     y           (n c s,), written
@@ -165,17 +206,15 @@ def normalize_planes(lo, hi, y, x, residual, constants, activation, stream, size
     shape       (n, c, s)
     """
     n, c, s = shape
-    i = lo * size
-    end = min(hi * size, n * c * s)
-    plane = i // s
-    column = i - plane * s
-    channel = plane % c
-    while i < end:
-        count = min(s - column, end - i)
-        normalize_segment(y, x, residual, i, count, constants, channel, activation, stream)
-        i += count
-        column = 0
-        channel = channel + 1 if channel + 1 < c else 0
+    tiles = -(-n * c * s // size)
+    for tile in range(lo, hi):
+        start = (tiles - 1 - tile) * size
+        end = min(start + size, n * c * s)
+        plane = start // s
+        left = (plane + 1) * s - start
+        normalize_run(
+            y, x, residual, start, end, constants, plane % c, left, activation, stream, c, s
+        )
 
 
 normalize_planes_parallel = parallel(normalize_planes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import inlined
 from nbnorm.kernels.batch_norm.moments import begin_sums, choose_pivot
-from nbnorm.kernels.batch_norm.normalize import normalize_block, normalize_segment
+from nbnorm.kernels.batch_norm.normalize import normalize_block, normalize_run
 from nbnorm.kernels.batch_norm.sums import sum_block, sum_plane
 
 
@@ -47,7 +47,10 @@ def _normalize(z, constants, residual, activation, channels, block, geometry):
     for image in range(block.image, block.image + block.images):
         for channel in range(channels[0], channels[1]):
             start = (image * k + channel) * plane + block.row * geometry.z_w
-            normalize_segment(z, z, residual, start, length, constants, channel, activation, False)
+            normalize_run(
+                z, z, residual, start, start + length, constants, channel, length, activation,
+                False, 1, length,
+            )  # fmt: skip
 
 
 @inlined
