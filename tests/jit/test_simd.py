@@ -268,21 +268,6 @@ def test_registers_are_vectors_of_fewer_lanes(rng, dtype):
             np.testing.assert_array_equal(np.delete(after, slice(i, last)), 7.0)
 
 
-def stream_register(out, x):
-    store_stream(out, misalignment(out, 0), load_part(x, 0, x.size, splat_register(x, 0.0)))
-
-
-@compiled_only
-def test_a_register_can_be_streamed(rng, dtype):
-    width = simd.register_lanes(dtype.itemsize)
-    x = rng.standard_normal(width).astype(dtype)
-    out = np.zeros(3 * width, dtype)
-    compiled(stream_register)(out, x)
-    first = simd._misalignment(out, 0)
-    np.testing.assert_array_equal(out[first : first + width], x)
-    np.testing.assert_array_equal(np.delete(out, slice(first, first + width)), 0.0)
-
-
 def copy_wide(out, x, like, i, count):
     store_part(out, i, load_part(x, i, count, widen(splat(like, 5.0))), count + 1)
 
