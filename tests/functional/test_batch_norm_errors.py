@@ -41,6 +41,20 @@ def test_what_is_not_needed_is_not_checked():
     assert gradients.dgamma is gradients.dresidual is None
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 5), (40, 3), (0, 3, 5), (8, 3, 200, 300)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_negative_variance_is_found_before_anything_is_written(shape, dtype):
+    mean, var = numbers(3).astype(dtype), np.array([1.0, np.nan, -1e-9], dtype)
+    x, out = numbers(shape), np.full(shape, 7.0, np.float32)
+    with pytest.raises(
+        ValueError, match=r"^batch_norm_inference: var is -.*; expected no neg"
+    ):
+        batch_norm_inference(x, mean, var, out=out)
+    with pytest.raises(ValueError, match=r"^batch_norm_forward: var is -.*; expected no neg"):
+        batch_norm_forward(x, statistics=(mean, var), out=out)
+    assert (out == 7.0).all()
+
+
 def test_one_value_in_a_channel_will_do_for_given_statistics():
     x, mean, var = numbers((1, 3)), numbers(3), abs(numbers(3))
     y, context = batch_norm_forward(x, statistics=(mean, var))

@@ -50,10 +50,12 @@ def check_normalization(
     statistics: Any = None,
     ddof: Any = 0,
     weights: Weights | None = None,
+    variance_unread: bool = False,
 ) -> Normalization:
     """What a batch norm is to do, for a y of `shape` and of x's type; `kept` are its kept axes.
 
-    eps and ddof are looked at twice to spare a small array two calls.
+    With `variance_unread` the kernel finds out whether a variance is negative. eps and ddof are
+    looked at twice to spare a small array two calls.
     """
     if gamma is not None:
         checks.like(function, "gamma", gamma, kept)
@@ -68,7 +70,7 @@ def check_normalization(
     if residual is not None:
         checks.like(function, "residual", residual, shape, x.dtype)
     if statistics is not None:
-        statistics = check_statistics(function, kept, statistics)
+        statistics = check_statistics(function, kept, statistics, variance_unread)
     return Normalization(gamma, beta, statistics, eps, ddof, activation, residual, weights=weights)
 
 
@@ -79,16 +81,23 @@ def check_parameters(function: str, kept: tuple[int, ...], **parameters: Any) ->
             checks.like(function, name, value, kept)
 
 
-def check_statistics(function: str, kept: tuple[int, ...], given: Any) -> tuple[Array, Array]:
+def check_statistics(
+    function: str, kept: tuple[int, ...], given: Any, variance_unread: bool = False
+) -> tuple[Array, Array]:
     """The mean and variance that were given, in the shape of the kept axes."""
     if not isinstance(given, tuple) or len(given) != 2:
         raise checks.wrong_type(function, "statistics", given, "a tuple (mean, var)")
     mean, var = given
     checks.like(function, "mean", mean, kept)
     checks.like(function, "var", var, kept)
-    if (var < 0).any():
-        raise checks.wrong_value(function, "var", float(np.nanmin(var)), "no negative variance")
+    if not variance_unread and (var < 0).any():
+        raise negative_variance(function, var)
     return mean, var
+
+
+def negative_variance(function: str, var: Array) -> ValueError:
+    """The error for variances of which one is negative."""
+    return checks.wrong_value(function, "var", float(np.nanmin(var)), "no negative variance")
 
 
 def check_weights(

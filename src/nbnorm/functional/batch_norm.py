@@ -13,6 +13,7 @@ from nbnorm.functional.arguments import (
     check_places,
     check_total,
     check_weights,
+    negative_variance,
     too_few_values,
 )
 from nbnorm.functional.contexts import BatchNormContext, Sums, check_sums, fits, unfit
@@ -124,7 +125,7 @@ def batch_norm_forward(
     layout = check_input(function, x, axis)
     normalization = check_normalization(
         function, x, x.shape, layout.kept, gamma=gamma, beta=beta, statistics=statistics, eps=eps,
-        ddof=ddof, activation=activation, residual=residual,
+        ddof=ddof, activation=activation, residual=residual, variance_unread=True,
     )  # fmt: skip
     if moments is not None or sample_weight is not None:
         axes = checks.kept_axes(function, axis, x.ndim)
@@ -137,6 +138,12 @@ def batch_norm_forward(
         inputs = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs)
 
+    if statistics is not None:
+        y, found = launch.infer(x, layout, normalization, out)
+        if y is None:
+            raise negative_variance(function, statistics[1])
+        count = layout.shape[0] * layout.shape[2]
+        return y, BatchNormContext.of(x, layout, normalization, found, count)
     y, saved = launch.normalize(x, layout, normalization, out)
     return y, BatchNormContext(*saved)
 
@@ -194,13 +201,15 @@ def batch_norm_inference(
     layout = check_input(function, x, axis)
     normalization = check_normalization(
         function, x, x.shape, layout.kept, gamma=gamma, beta=beta, statistics=(mean, var), eps=eps,
-        activation=activation, residual=residual,
+        activation=activation, residual=residual, variance_unread=True,
     )  # fmt: skip
     if out is not None:
         inputs = {"x": x, "residual": residual}
         checks.writable(function, "out", out, x.shape, x.dtype, inputs, over=("x", "residual"))
 
-    y, _ = launch.normalize(x, layout, normalization, out)
+    y, _ = launch.infer(x, layout, normalization, out)
+    if y is None:
+        raise negative_variance(function, var)
     return y
 
 

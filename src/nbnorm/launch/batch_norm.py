@@ -24,11 +24,12 @@ from nbnorm.launch.plans import (
     training_plan,
     weighted_plan,
 )
-from nbnorm.launch.scratch import scratch
 from nbnorm.launch.statistics import (
     ChannelMoments,
+    Pair,
     Summed,
     Weights,
+    as_pair,
     channel_moments,
     channel_parameters,
     finish_blocks,
@@ -116,6 +117,52 @@ class Saved(NamedTuple):
 # --- forward ----------------------------------------------------------------------------------
 
 
+def infer(
+    x: Array, layout: Layout, normalization: Normalization, out: Array | None = None
+) -> tuple[Array | None, Array]:
+    """Y by the statistics that were given; and these, with inv_std.
+
+    Where a variance is negative there is no y, and nothing has been written to `out`.
+    """
+    given = normalization.statistics
+    assert given is not None
+    statistics = np.empty((3, *layout.kept))
+    plan, constants, negative = _fold_given(statistics, x, layout.shape, given, normalization)
+    if negative:
+        return None, statistics
+    place = destination(out, x.shape, x.dtype, layout.order)
+    residual = normalization.residual
+    if x.size:
+        plan.normalize(
+            place.written,
+            flat(x, layout),
+            None if residual is None else flat(residual, layout),
+            constants,
+            normalization.activation,
+        )
+    return place.deliver(), statistics
+
+
+def _fold_given(
+    statistics: Array, x: Array, shape: Shape, given: Pair, normalization: Normalization
+) -> tuple[Planes | Columns, Array, bool]:
+    """How to normalize by a mean and variance, the constants, and whether a variance is negative.
+
+    `statistics` (3, ...) is written.
+    """
+    c = shape[1]
+    plan = elementwise_plan(shape if x.size else (1, c, 1), x.itemsize)
+    constants, folded = plan.constants(3, x.dtype)
+    rows = statistics.reshape(3, c)
+    pair = as_pair(*given)
+    if pair is None:
+        statistics[0], statistics[1] = given
+        pair = rows[0], rows[1]
+    parameters = channel_parameters(normalization.gamma, normalization.beta, c)
+    negative = fold_given(constants, folded, rows, pair, parameters, normalization.eps, plan.spans)
+    return plan, constants, negative
+
+
 def normalize(
     x: Array,
     layout: Layout,
@@ -123,7 +170,10 @@ def normalize(
     out: Array | None = None,
     summed: Summed | None = None,
 ) -> tuple[Array, Saved]:
-    """Y, and what the backward needs; `summed` are sums of x already taken, if any."""
+    """Y by the statistics of the batch, or of the `whole`, and what the backward needs.
+
+    `summed` are sums of x already taken, if any.
+    """
     place = destination(out, x.shape, x.dtype, layout.order)
     statistics = np.empty((3, *layout.kept))
     n, c, s = layout.shape
@@ -133,28 +183,29 @@ def normalize(
     if weights is not None:
         weights = weights._replace(places=flat(weights.places, layout))
         count = weights.total
-    given = normalization.statistics
+    residual = normalization.residual
+    if residual is not None:
+        residual = flat(residual, layout)
     whole = normalization.whole
     if whole is not None:
         if not isinstance(whole, Whole):
             whole = whole(channel_moments(values, layout.shape, weights, summed))
-        given, count = whole[:2], whole.count
-    if given is not None:
-        statistics[0], statistics[1] = given
-    residual = normalization.residual
-    arguments = (
-        place.written,
-        statistics.reshape(3, c),
-        values,
-        None if residual is None else flat(residual, layout),
-        channel_parameters(normalization.gamma, normalization.beta, c),
-        layout.shape,
-        normalization,
-    )
-    if given is not None:
-        _normalize_given(*arguments)
-    elif x.size and (summed is None or not _normalize_summed(*arguments, summed)):
-        _normalize_batch(*arguments, weights)
+        count = whole.count
+        plan, constants, _ = _fold_given(statistics, x, layout.shape, whole[:2], normalization)
+        if x.size:
+            plan.normalize(place.written, values, residual, constants, normalization.activation)
+    elif x.size:
+        arguments = (
+            place.written,
+            statistics.reshape(3, c),
+            values,
+            residual,
+            channel_parameters(normalization.gamma, normalization.beta, c),
+            layout.shape,
+            normalization,
+        )
+        if summed is None or not _normalize_summed(*arguments, summed):
+            _normalize_batch(*arguments, weights)
     places = None if weights is None else weights.places
     saved = Saved.of(x, layout, normalization, statistics, count, places)
     return place.deliver(), saved
@@ -165,7 +216,7 @@ def _normalize_batch(
     statistics: Array,
     x: Array,
     residual: Array | None,
-    parameters: Array,
+    parameters: Pair,
     shape: Shape,
     normalization: Normalization,
     weights: Weights | None,
@@ -190,7 +241,7 @@ def _normalize_summed(
     statistics: Array,
     x: Array,
     residual: Array | None,
-    parameters: Array,
+    parameters: Pair,
     shape: Shape,
     normalization: Normalization,
     summed: Summed,
@@ -205,26 +256,6 @@ def _normalize_summed(
     if good:
         plan.normalize(y, x, residual, constants, normalization.activation)
     return good
-
-
-def _normalize_given(
-    y: Array,
-    statistics: Array,
-    x: Array,
-    residual: Array | None,
-    parameters: Array,
-    shape: Shape,
-    normalization: Normalization,
-) -> None:
-    """Y from the mean and variance in `statistics`, where inv_std is added."""
-    if x.size == 0:  # inv_std alone
-        constants = scratch.take("constants", (3, shape[1]), x.dtype)
-        fold_given(constants, constants, statistics, parameters, normalization.eps, (1, 1, 0))
-        return
-    plan = elementwise_plan(shape, x.itemsize)
-    constants, folded = plan.constants(3, x.dtype)
-    fold_given(constants, folded, statistics, parameters, normalization.eps, plan.spans)
-    plan.normalize(y, x, residual, constants, normalization.activation)
 
 
 # --- backward ---------------------------------------------------------------------------------

@@ -253,7 +253,8 @@ def given_constants(normalization: Normalization, bias: Array | None, dtype: Any
     statistics[1] = var
     folded = scratch.take("given", (3, whole_vectors(k, dtype.itemsize)), dtype)
     parameters = channel_parameters(normalization.gamma, normalization.beta, k)
-    fold_given(folded, folded, statistics, parameters, normalization.eps, (1, 1, 0))
+    given = statistics[0], statistics[1]
+    fold_given(folded, folded, statistics, given, parameters, normalization.eps, (1, 1, 0))
     return folded
 
 

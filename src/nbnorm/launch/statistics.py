@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from nbnorm.launch.plans import (
 )
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
+
+# Two numbers a channel: arrays (c,) of one type.
+Pair: TypeAlias = tuple[Array, Array]
 
 
 class Summed(NamedTuple):
@@ -69,12 +72,27 @@ def sums_about(counts: Array, channels: int, dtype: np.dtype[Any]) -> Summed:
     )
 
 
-def channel_parameters(gamma: Array | None, beta: Array | None, c: int) -> Array:
-    """Gamma and beta as kernels take them: (2, c) in float64, 1 and 0 where not given."""
-    parameters = scratch.take("parameters", (2, c), np.float64)
-    parameters[0] = 1.0 if gamma is None else gamma if gamma.ndim == 1 else gamma.reshape(-1)
-    parameters[1] = 0.0 if beta is None else beta if beta.ndim == 1 else beta.reshape(-1)
-    return parameters
+def channel_parameters(gamma: Array | None, beta: Array | None, c: int) -> Pair:
+    """Gamma and beta as kernels take them, (c,) and (c,); 1 and 0 where not given."""
+    if gamma is not None and beta is not None:
+        given = as_pair(gamma, beta)
+        if given is not None:
+            return given
+    scale = scratch.take("gamma", (c,), np.float64)
+    shift = scratch.take("beta", (c,), np.float64)
+    scale[:] = 1.0 if gamma is None else gamma.reshape(-1)
+    shift[:] = 0.0 if beta is None else beta.reshape(-1)
+    return scale, shift
+
+
+def as_pair(a: Array, b: Array) -> Pair | None:
+    """Two arrays of numbers a channel as they are, flat; None where a kernel cannot take them.
+
+    It is compiled for two contiguous, writable ones of one type.
+    """
+    if a.dtype is not b.dtype or not (a.flags.carray and b.flags.carray):
+        return None
+    return (a, b) if a.ndim == 1 else (a.reshape(-1), b.reshape(-1))
 
 
 def finish_slices(
@@ -83,7 +101,7 @@ def finish_slices(
     constants: Array,
     folded: Array,
     x: Array,
-    parameters: Array,
+    parameters: Pair,
     eps: float,
     ddof: int,
     weights: Weights | None = None,
@@ -115,7 +133,7 @@ def finish_blocks(
     folded: Array,
     summed: Summed,
     x: Array,
-    parameters: Array,
+    parameters: Pair,
     eps: float,
     ddof: int,
 ) -> bool:

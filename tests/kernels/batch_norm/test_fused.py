@@ -181,7 +181,8 @@ def standardize_pictures(x, mean, var, eps):
     parameters = np.ones((2, c))
     parameters[1] = 0.0
     constants = np.empty((3, c), x.dtype)
-    fold_given(constants, constants, statistics, parameters, eps, (1, 1, 0))
+    given = statistics[0], statistics[1]
+    fold_given(constants, constants, statistics, given, parameters, eps, (1, 1, 0))
     for picture in range(n):
         normalize_planes(
             0, 1, y[picture].reshape(-1), x[picture].reshape(-1), None, constants, ReLU(), False,

@@ -118,13 +118,16 @@ def test_over_an_input(over, variant):
 @both_types
 @pytest.mark.parametrize("eps", [0.0, 0.25])
 def test_constants_of_given_statistics(eps, dtype):
-    statistics = np.array([[3.0, -1e6 - 0.1, 0.0, 5.0], [3.75, 0.0, 0.75, np.inf], [np.nan] * 4])
+    given = np.array([3.0, -1e6 - 0.1, 0.0, 5.0]), np.array([3.75, 0.0, 0.75, np.inf])
     parameters = np.array([[2.0, 1.0, -1.0, 1.0], [1.0, 0.5, 0.0, -2.0]])
     head, scale, shift = constants = np.full((3, 4), np.nan, dtype)
-    fold_given(
-        constants=constants, folded=constants, statistics=statistics, parameters=parameters,
-        eps=eps, spans=PLANES,
+    statistics = np.full((3, 4), np.nan)
+    negative = fold_given(
+        constants=constants, folded=constants, statistics=statistics, given=given,
+        parameters=(parameters[0], parameters[1]), eps=eps, spans=PLANES,
     )  # fmt: skip
+    assert not negative
+    np.testing.assert_array_equal(statistics[:2], given)
     with np.errstate(divide="ignore"):
         inv_std = 1 / np.sqrt(statistics[1] + eps)
     inv_std[~np.isfinite(inv_std)] = 0.0  # a channel that does not vary, where eps is 0
@@ -140,11 +143,33 @@ def test_constants_of_given_statistics(eps, dtype):
 def test_constants_are_spread_over_all_columns_of_a_channel():
     seen = columns((12, 3, 2), 4, "float64")
     statistics = np.array([[1.0, 2.0, 3.0], [1.0, 4.0, 16.0], [np.nan] * 3])
-    parameters = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    given = statistics[0], statistics[1]  # as they are
+    parameters = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
     folded, constants = np.empty((3, 3)), np.full((3, seen.stride), np.nan)
     fold_given(
-        constants=constants, folded=folded, statistics=statistics, parameters=parameters, eps=0.0,
-        spans=seen.spans,
+        constants=constants, folded=folded, statistics=statistics, given=given,
+        parameters=parameters, eps=0.0, spans=seen.spans,
     )  # fmt: skip
     np.testing.assert_array_equal(folded[1], [1.0, 1.0, 0.75])
     np.testing.assert_array_equal(constants, seen.spread(folded))
+
+
+@both_types
+@pytest.mark.parametrize("place", [None, 0, 64, 129])
+def test_numbers_of_channels_are_taken_in_either_type(place, dtype, rng):
+    c = 130
+    numbers = rng.uniform(0.5, 2.0, (4, c)).astype(np.float32)
+    if place is not None:
+        numbers[1, place] = -1e-30
+    numbers[1, 5] = np.nan  # is not negative
+    found = []
+    for mean, var, gamma, beta in (numbers, numbers.astype(np.float64)):
+        constants, statistics = np.full((3, c), np.nan, dtype), np.full((3, c), np.nan)
+        negative = fold_given(
+            constants=constants, folded=constants, statistics=statistics, given=(mean, var),
+            parameters=(gamma, beta), eps=1e-3, spans=PLANES,
+        )  # fmt: skip
+        assert negative == (place is not None)
+        found.append((statistics, constants))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])

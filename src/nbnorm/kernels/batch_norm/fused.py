@@ -40,7 +40,7 @@ def forward_planes(
     constants   (3, c) of the data's type, scratch
     x           (n c s,)
     residual    (n c s,) or None
-    parameters  (2, c) float64: gamma, beta
+    parameters  (c,) and (c,), float32 or float64: gamma, beta
     activation  None or a tuple of activations.py
     stream      whether y is written past the caches
     shape       (n, c, s)
@@ -115,7 +115,7 @@ def backward_planes(
     dy, x       (n c s,)
     residual    (n c s,) or None
     statistics  (3, c) float64: mean, var, inv_std
-    parameters  (2, c) float64: gamma, beta
+    parameters  (c,) and (c,), float32 or float64: gamma, beta
     activation  None or a tuple of activations.py
     frozen      whether the statistics were given
     stream      whether dx is written past the caches

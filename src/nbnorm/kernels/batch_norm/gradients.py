@@ -32,7 +32,7 @@ from nbnorm.jit.simd import (
     store_stream,
     widen,
 )
-from nbnorm.kernels.batch_norm.normalize import channel_constants
+from nbnorm.kernels.batch_norm.normalize import channel_constants, load_wide
 from nbnorm.kernels.batch_norm.sums import (
     add_slices,
     gradient_and_deviation,
@@ -81,7 +81,7 @@ def _gradient_constants(folded, gradients, statistics, parameters, first, last, 
 
     folded      (7, >= c) the last four rows: a, inv_std, b, d - b tail inv_std, written
     gradients   (2, c) dgamma, dbeta
-    statistics  (3, c); parameters (2, c)
+    statistics  (3, c); parameters (c,) and (c,)
     """
     width = lanes(gradients[0])
     zero = splat(gradients[0], 0.0)
@@ -94,7 +94,7 @@ def _gradient_constants(folded, gradients, statistics, parameters, first, last, 
         tail = load_part(statistics[0], channel, count, zero) - widen(head)
         dgamma = load_part(gradients[0], channel, count, zero)
         dbeta = load_part(gradients[1], channel, count, zero)
-        a = load_part(parameters[0], channel, count, zero) * inv_std
+        a = load_wide(parameters[0], channel, count, zero) * inv_std
         b = zero if frozen else (zero - a) * dgamma / free
         d = zero if frozen else (zero - a) * dbeta / values
         store_part(folded[DY_SCALE], channel, narrow(folded[HEAD], a), count)

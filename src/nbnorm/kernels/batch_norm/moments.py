@@ -117,7 +117,7 @@ def finish_statistics(
     sums        (2, >= c) S and Q about the pivot
     weights     (n s,) of the data's type, or None
     m           values in a channel, or the sum of their weights
-    parameters  (2, c) gamma, beta
+    parameters  (c,) and (c,): gamma, beta
 
     Returns how many channels are to be summed again, their pivots having moved.
     """

@@ -27,6 +27,7 @@ from nbnorm.jit.simd import (
     splat_register,
     store_part,
     store_stream,
+    total,
     widen,
 )
 from nbnorm.kernels.activations import activate
@@ -34,6 +35,12 @@ from nbnorm.kernels.channels import HEAD, SCALE, SHIFT, broadcast_channels, writ
 
 # Per activation, channels are as many as a sample has values: worked out one by one, their
 # statistics and constants took a quarter of the forward's time.
+
+
+@inlined
+def load_wide(array, i, count, zero):
+    """``array[i : i + count]``, of float32 or float64, in float64 lanes, as many as of `zero`."""
+    return widen(load_part(array, i, count, narrow(array, zero)))
 
 
 @inlined
@@ -58,8 +65,8 @@ def channel_constants(folded, statistics, parameters, first, last):
         count = min(width, last - channel)
         mean = load_part(statistics[0], channel, count, zero)
         head = narrow(folded[HEAD], mean)
-        gamma = load_part(parameters[0], channel, count, zero)
-        beta = load_part(parameters[1], channel, count, zero)
+        gamma = load_wide(parameters[0], channel, count, zero)
+        beta = load_wide(parameters[1], channel, count, zero)
         scale = gamma * load_part(statistics[2], channel, count, zero)
         shift = beta - (mean - widen(head)) * scale
         store_part(folded[HEAD], channel, head, count)
@@ -68,17 +75,31 @@ def channel_constants(folded, statistics, parameters, first, last):
 
 
 @worker
-def fold_given(constants, folded, statistics, parameters, eps, spans):
-    """inv_std and constants of all channels from a mean and variance that were given.
+def fold_given(constants, folded, statistics, given, parameters, eps, spans):
+    """Statistics and constants of all channels from a mean and variance that were given.
 
     constants   (>= 3, ld), folded (>= 3, >= c): head, scale and shift, written
-    statistics  (3, c): mean and var; inv_std, written
-    parameters  (2, c): gamma, beta
+    statistics  (3, c) float64: mean, var and inv_std, written
+    given       (c,) and (c,): mean and var; they may be rows of `statistics`
+    parameters  (c,) and (c,): gamma, beta
+
+    Returns whether a variance is negative.
     """
     c = statistics.shape[1]
+    width = lanes(statistics[0])
+    zero = splat(statistics[0], 0.0)
+    one = splat(zero, 1.0)
+    negative = zero
+    for channel in range(0, c, width):
+        count = min(width, c - channel)
+        var = load_wide(given[1], channel, count, zero)
+        store_part(statistics[0], channel, load_wide(given[0], channel, count, zero), count)
+        store_part(statistics[1], channel, var, count)
+        negative = negative + select(var < zero, one, zero)
     invert_deviations(statistics, 0, c, eps)
     channel_constants(folded, statistics, parameters, 0, c)
     broadcast_channels(constants, folded, HEAD, SHIFT + 1, spans)
+    return total(negative) > 0.0
 
 
 @inlined
