@@ -46,9 +46,7 @@ def test_what_is_not_needed_is_not_checked():
 def test_a_negative_variance_is_found_before_anything_is_written(shape, dtype):
     mean, var = numbers(3).astype(dtype), np.array([1.0, np.nan, -1e-9], dtype)
     x, out = numbers(shape), np.full(shape, 7.0, np.float32)
-    with pytest.raises(
-        ValueError, match=r"^batch_norm_inference: var is -.*; expected no neg"
-    ):
+    with pytest.raises(ValueError, match=r"^batch_norm_inference: var is -.*; expected no neg"):
         batch_norm_inference(x, mean, var, out=out)
     with pytest.raises(ValueError, match=r"^batch_norm_forward: var is -.*; expected no neg"):
         batch_norm_forward(x, statistics=(mean, var), out=out)

@@ -26,7 +26,8 @@ Activation: TypeAlias = str | tuple[str, float] | None
 
 def check_input(function: str, x: Any, axis: Any) -> Layout:
     """The layout of an x that can have statistics along an axis."""
-    checks.array(function, "x", x)
+    if type(x) is not np.ndarray or x.dtype not in checks.FLOATS:
+        checks.array(function, "x", x)
     if x.ndim < 2:
         raise checks.wrong_value(function, "x", x, "two axes or more")
     if type(axis) is int and 0 <= axis < x.ndim:

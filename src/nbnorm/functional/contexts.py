@@ -116,8 +116,8 @@ def is_array(value: Any, shape: tuple[int, ...] | None) -> bool:
     """Whether a value is an array of float32 or float64 and, if given, of a shape."""
     return (
         isinstance(value, np.ndarray)
-        and value.dtype in checks.FLOATS
         and (shape is None or value.shape == shape)
+        and value.dtype in checks.FLOATS
     )
 
 

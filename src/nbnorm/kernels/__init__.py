@@ -17,6 +17,7 @@ columns and the array of constants.
 `fold_gradients`                            constants from the gradients of a whole batch
 `fold_given`                                constants from given statistics
 `normalize_planes`, `normalize_columns`     the output, given the constants: inference
+`infer_planes`, `infer_columns`             both in one call, for small arrays
 `apply_planes`, `apply_columns`             the gradients, given the constants
 `multiply`, `multiply_few`                  a product of matrices, and what is to follow it
 `add_products`                              a product's slices of the depth, added

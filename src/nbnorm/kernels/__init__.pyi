@@ -34,6 +34,8 @@ from nbnorm.kernels.batch_norm.gradients import (
 from nbnorm.kernels.batch_norm.moments import place_pivots, settle_blocks, settle_slices
 from nbnorm.kernels.batch_norm.normalize import (
     fold_given,
+    infer_columns,
+    infer_planes,
     normalize_columns,
     normalize_columns_parallel,
     normalize_planes,
@@ -158,6 +160,8 @@ __all__ = [
     "grouped_pack_weights",
     "grouped_weight_gradient",
     "grouped_weight_gradient_parallel",
+    "infer_columns",
+    "infer_planes",
     "multiply",
     "multiply_few",
     "multiply_few_parallel",

@@ -12,12 +12,12 @@ from nbnorm.kernels.batch_norm.gradients import (
     fold_gradients,
     fold_statistics,
 )
-from nbnorm.kernels.batch_norm.normalize import fold_given
 from nbnorm.launch.layout import Layout, flat
 from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.plans import (
     Columns,
     Fused,
+    Pair,
     Planes,
     Shape,
     elementwise_plan,
@@ -26,7 +26,6 @@ from nbnorm.launch.plans import (
 )
 from nbnorm.launch.statistics import (
     ChannelMoments,
-    Pair,
     Summed,
     Weights,
     as_pair,
@@ -126,41 +125,37 @@ def infer(
     """
     given = normalization.statistics
     assert given is not None
-    statistics = np.empty((3, *layout.kept))
-    plan, constants, negative = _fold_given(statistics, x, layout.shape, given, normalization)
-    if negative:
-        return None, statistics
     place = destination(out, x.shape, x.dtype, layout.order)
-    residual = normalization.residual
-    if x.size:
-        plan.normalize(
-            place.written,
-            flat(x, layout),
-            None if residual is None else flat(residual, layout),
-            constants,
-            normalization.activation,
-        )
-    return place.deliver(), statistics
+    statistics, negative = _infer(place.written, x, layout, normalization, given)
+    return None if negative else place.deliver(), statistics
 
 
-def _fold_given(
-    statistics: Array, x: Array, shape: Shape, given: Pair, normalization: Normalization
-) -> tuple[Planes | Columns, Array, bool]:
-    """How to normalize by a mean and variance, the constants, and whether a variance is negative.
+def _infer(
+    y: Array, x: Array, layout: Layout, normalization: Normalization, given: Pair
+) -> tuple[Array, bool]:
+    """Writes y by a mean and variance, in the layout's order, unless a variance is negative.
 
-    `statistics` (3, ...) is written.
+    Returns the statistics (3, ...), and whether one is.
     """
-    c = shape[1]
-    plan = elementwise_plan(shape if x.size else (1, c, 1), x.itemsize)
-    constants, folded = plan.constants(3, x.dtype)
-    rows = statistics.reshape(3, c)
+    c = layout.shape[1]
+    statistics = np.empty((3, c))
     pair = as_pair(*given)
     if pair is None:
-        statistics[0], statistics[1] = given
-        pair = rows[0], rows[1]
+        pair = statistics[0], statistics[1]
+        pair[0][:], pair[1][:] = given[0].reshape(-1), given[1].reshape(-1)
     parameters = channel_parameters(normalization.gamma, normalization.beta, c)
-    negative = fold_given(constants, folded, rows, pair, parameters, normalization.eps, plan.spans)
-    return plan, constants, negative
+    residual = normalization.residual
+    if residual is not None:
+        residual = flat(residual, layout)
+    negative = False
+    if c > 0:
+        # Of an empty array there are statistics alone.
+        plan = elementwise_plan(layout.shape if x.size else (1, c, 1), x.itemsize)
+        negative = plan.infer(
+            y, statistics, flat(x, layout), residual, pair, parameters, normalization.eps,
+            normalization.activation,
+        )  # fmt: skip
+    return statistics.reshape(3, *layout.kept), negative
 
 
 def normalize(
@@ -170,9 +165,9 @@ def normalize(
     out: Array | None = None,
     summed: Summed | None = None,
 ) -> tuple[Array, Saved]:
-    """Y by the statistics of the batch, or of the `whole`, and what the backward needs.
+    """Y, and what the backward needs; `summed` are sums of x already taken, if any.
 
-    `summed` are sums of x already taken, if any.
+    No variance that is given may be negative.
     """
     place = destination(out, x.shape, x.dtype, layout.order)
     statistics = np.empty((3, *layout.kept))
@@ -186,14 +181,15 @@ def normalize(
     residual = normalization.residual
     if residual is not None:
         residual = flat(residual, layout)
+    given = normalization.statistics
     whole = normalization.whole
     if whole is not None:
         if not isinstance(whole, Whole):
             whole = whole(channel_moments(values, layout.shape, weights, summed))
         count = whole.count
-        plan, constants, _ = _fold_given(statistics, x, layout.shape, whole[:2], normalization)
-        if x.size:
-            plan.normalize(place.written, values, residual, constants, normalization.activation)
+        given = whole.mean, np.maximum(whole.var, 0.0)  # of moments that others merged, and rounded
+    if given is not None:
+        statistics, _ = _infer(place.written, x, layout, normalization, given)
     elif x.size:
         arguments = (
             place.written,

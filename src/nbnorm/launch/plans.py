@@ -42,8 +42,14 @@ from nbnorm.typing import Array
 
 Shape: TypeAlias = tuple[int, int, int]
 
+# Two numbers a channel: arrays (c,) of one type.
+Pair: TypeAlias = tuple[Array, Array]
+
 # The largest tile of planes: its block of x (and of dy), twice what a second pass surely finds.
 LARGEST_TILE_BYTES = 512 << 10
+
+# The smallest: half of an L1 cache. Channels of (8, 16, 4, 4) two by two took twice as long.
+SMALLEST_TILE_BYTES = 16 << 10
 
 # Rows of a block of columns that may share a set of the L2 cache, which they do if their length is
 # a power of two: of (256, 1024), 16 rows meet in each set, as many as it holds, and the second pass
@@ -98,7 +104,7 @@ class Fused(NamedTuple):
         statistics: Array,
         x: Array,
         residual: Array | None,
-        parameters: tuple[Array, Array],
+        parameters: Pair,
         eps: float,
         ddof: int,
         activation: Any,
@@ -125,7 +131,7 @@ class Fused(NamedTuple):
         x: Array,
         residual: Array | None,
         statistics: Array,
-        parameters: tuple[Array, Array],
+        parameters: Pair,
         ddof: int,
         activation: Any,
         frozen: bool,
@@ -198,6 +204,34 @@ class Planes(NamedTuple):
             self.parallel, y, x, residual, constants, activation, self.streamed, self.size,
             self.shape,
         )  # fmt: skip
+
+    def infer(
+        self,
+        y: Array,
+        statistics: Array,
+        x: Array,
+        residual: Array | None,
+        given: Pair,
+        parameters: Pair,
+        eps: float,
+        activation: Any,
+    ) -> bool:
+        """Y and the statistics (3, c), by a mean and variance that are given.
+
+        Returns whether a variance is negative; y is not written then.
+        """
+        constants, _ = self.constants(3, x.dtype)
+        if not self.parallel:
+            return normalize.infer_planes(
+                y, statistics, constants, x, residual, given, parameters, eps, activation,
+                self.size, self.shape,
+            )  # fmt: skip
+        if normalize.fold_given(
+            constants, constants, statistics, given, parameters, eps, self.spans
+        ):
+            return True
+        self.normalize(y, x, residual, constants, activation)
+        return False
 
     def apply(
         self,
@@ -286,6 +320,32 @@ class Columns(NamedTuple):
             self.row_length,
         )  # fmt: skip
 
+    def infer(
+        self,
+        y: Array,
+        statistics: Array,
+        x: Array,
+        residual: Array | None,
+        given: Pair,
+        parameters: Pair,
+        eps: float,
+        activation: Any,
+    ) -> bool:
+        """Y and the statistics (3, c), by a mean and variance that are given.
+
+        Returns whether a variance is negative; y is not written then.
+        """
+        constants, folded = self.constants(3, x.dtype)
+        if not self.parallel:
+            return normalize.infer_columns(
+                y, statistics, constants, folded, x, residual, given, parameters, eps, activation,
+                self.height, self.spans,
+            )  # fmt: skip
+        if normalize.fold_given(constants, folded, statistics, given, parameters, eps, self.spans):
+            return True
+        self.normalize(y, x, residual, constants, activation)
+        return False
+
     def apply(
         self,
         dx: Array | None,
@@ -336,8 +396,9 @@ def training_plan(shape: Shape, itemsize: int, arrays: int) -> Fused | Planes | 
     in_order = arrays * size <= LLC_BYTES or s * itemsize < SHORTEST_STREAM_BYTES
     if size > L2_CACHE_BYTES and (in_order or c < FEW_CHANNELS):
         return _planes(shape, itemsize, arrays)
-    width = min(LARGEST_TILE_BYTES // (n * s * itemsize), c // BALANCED_TILES)
-    return _fused(shape, itemsize, arrays, max(1, width))
+    channel_bytes = n * s * itemsize
+    width = max(c // BALANCED_TILES, SMALLEST_TILE_BYTES // channel_bytes)
+    return _fused(shape, itemsize, arrays, max(1, min(width, LARGEST_TILE_BYTES // channel_bytes)))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nbnorm.launch.layout import flat, layout_of
 from nbnorm.launch.machine import whole_vectors
 from nbnorm.launch.plans import (
     Columns,
+    Pair,
     Planes,
     Shape,
     columns_plan,
@@ -20,9 +21,6 @@ from nbnorm.launch.plans import (
 )
 from nbnorm.launch.scratch import scratch
 from nbnorm.typing import Array
-
-# Two numbers a channel: arrays (c,) of one type.
-Pair: TypeAlias = tuple[Array, Array]
 
 
 class Summed(NamedTuple):

@@ -7,6 +7,8 @@ import pytest
 
 from nbnorm.kernels import (
     fold_given,
+    infer_columns,
+    infer_planes,
     normalize_columns,
     normalize_columns_parallel,
     normalize_planes,
@@ -173,3 +175,37 @@ def test_numbers_of_channels_are_taken_in_either_type(place, dtype, rng):
         found.append((statistics, constants))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+@each_variant
+@pytest.mark.parametrize(
+    ("shape", "copies"), [((3, 2, 5), 1), ((83, 3, 1), 2), ((9, 4, 49), 1)], ids=str
+)
+def test_both_in_one_call_are_the_same(shape, copies, variant):
+    drawn = integers(shape, variant.dtype)
+    c = shape[1]
+    given, data = (drawn.statistics[0], drawn.statistics[1]), drawn.data(variant)
+    parameters = drawn.parameters[0], drawn.parameters[1]
+    seen = columns(shape, copies, variant.dtype)
+    folded, spread = np.empty((3, c), variant.dtype), np.empty((3, seen.stride), variant.dtype)
+    statistics = np.full((3, c), np.nan)
+    wanted = np.full_like(drawn.x, np.nan)
+    fold_given(folded, folded, statistics, given, parameters, 0.5, PLANES)
+    normalize_planes(0, 1, wanted, **data | {"constants": folded}, stream=False,
+                     size=drawn.x.size, shape=shape)  # fmt: skip
+    for negative in (False, True):
+        if negative:
+            given[1][1] = -1.0
+        common = {"given": given, "parameters": parameters, "eps": 0.5, **data}
+        for kernel, options in (
+            (infer_planes, {"constants": folded, "size": 64, "shape": shape}),
+            (infer_columns, {"constants": spread, "folded": folded, "height": 16,
+                             "spans": seen.spans}),
+        ):  # fmt: skip
+            y, found = np.full_like(drawn.x, np.nan), np.full((3, c), np.nan)
+            assert kernel(y=y, statistics=found, **options, **common) == negative
+            if negative:
+                assert np.isnan(y).all()
+            else:
+                np.testing.assert_array_equal(y, wanted)
+                np.testing.assert_array_equal(found, statistics)

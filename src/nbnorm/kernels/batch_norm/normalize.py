@@ -267,3 +267,42 @@ def normalize_columns(lo, hi, y, x, residual, constants, activation, stream, hei
 
 
 normalize_columns_parallel = parallel(normalize_columns)
+
+
+# A small array takes no longer than the two calls of kernels that it would need, or half of it.
+
+
+@worker
+def infer_planes(
+    y, statistics, constants, x, residual, given, parameters, eps, activation, size, shape
+):
+    """`fold_given`, and `normalize_planes` on this thread unless a variance is negative.
+
+    Returns whether one is.
+    """
+    n, c, s = shape
+    negative = fold_given(constants, constants, statistics, given, parameters, eps, (1, 1, 0))
+    if not negative:
+        tiles = -(-n * c * s // size)
+        normalize_planes(0, tiles, y, x, residual, constants, activation, False, size, shape)
+    return negative
+
+
+@worker
+def infer_columns(
+    y, statistics, constants, folded, x, residual, given, parameters, eps, activation, height,
+    spans,
+):  # fmt: skip
+    """`fold_given`, and `normalize_columns` on this thread unless a variance is negative.
+
+    Returns whether one is.
+    """
+    span, copies, _ = spans
+    row_length = span * copies * statistics.shape[1]
+    tiles = max(1, -(-(x.size // row_length) // height))
+    negative = fold_given(constants, folded, statistics, given, parameters, eps, spans)
+    if not negative:
+        normalize_columns(
+            0, tiles, y, x, residual, constants, activation, False, height, row_length
+        )
+    return negative
