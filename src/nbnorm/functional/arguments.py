@@ -50,7 +50,6 @@ def check_normalization(
     residual: Any,
     statistics: Any = None,
     ddof: Any = 0,
-    weights: Weights | None = None,
     variance_unread: bool = False,
 ) -> Normalization:
     """What a batch norm is to do, for a y of `shape` and of x's type; `kept` are its kept axes.
@@ -72,7 +71,7 @@ def check_normalization(
         checks.like(function, "residual", residual, shape, x.dtype)
     if statistics is not None:
         statistics = check_statistics(function, kept, statistics, variance_unread)
-    return Normalization(gamma, beta, statistics, eps, ddof, activation, residual, weights=weights)
+    return Normalization(gamma, beta, statistics, eps, ddof, activation, residual)
 
 
 def check_parameters(function: str, kept: tuple[int, ...], **parameters: Any) -> None:
