@@ -2,11 +2,11 @@
 # PYTHON names another interpreter:  make test PYTHON=python3.12
 
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-cpus soak lint compare bench dashboard dashboard-view notebooks clean
+.PHONY: help demo test test-all test-cpus soak lint compare bench dashboard dashboard-view notebooks docs docs-view clean
 
 help:
 	@echo "make demo            train a network on handwritten digits, with and without batch norm"
@@ -19,6 +19,8 @@ help:
 	@echo "make bench           a quick run of a part of the asv suites, on the code as it is"
 	@echo "make dashboard       the suites on a few commits of main, as pages that need no network"
 	@echo "make dashboard-view  show those pages at http://127.0.0.1:8000/"
+	@echo "make docs            the site, in build/site, with the dashboard if it was made"
+	@echo "make docs-view       show it at http://127.0.0.1:8000/"
 	@echo "make notebooks       run the notebooks and keep their outputs"
 	@echo "make clean           remove .venv and caches"
 
@@ -68,6 +70,13 @@ dashboard-view:
 
 notebooks: .venv/installed-notebooks
 	$(BIN)/python notebooks/execute.py
+
+# A broken link, a warning or a public name without documentation is an error.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-view:
+	python3 -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 # One stamp for each extra, so that nothing is installed twice until pyproject.toml changes.
 .venv/installed-%: pyproject.toml .venv/created

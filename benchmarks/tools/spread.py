@@ -10,19 +10,15 @@ and what the neighbour does to the median.
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from benchmarks.tools import markdown
+from benchmarks.tools.curves import FIRST, LAST, measure
 
-SUITES = Path(__file__).parents[1] / "suites"
-
-FIRST, LAST = "channels-first", "channels-last"
 CASES: list[tuple[str, tuple[str, ...]]] = [
     ("batch_norm.Ratio.track_forward_over_copy", ("32x256x14x14", FIRST)),
     ("batch_norm.Ratio.track_forward_over_copy", ("32x64x56x56", LAST)),
@@ -45,20 +41,6 @@ a, b = np.zeros((2, 8 << 20))
 while True:
     np.copyto(a, b)
 """
-
-
-def measure(name: str, parameters: tuple[str, ...]) -> float:
-    """A benchmark as asv runs it, in this process."""
-    from asv_runner.discovery import get_benchmark_from_name
-
-    benchmark = get_benchmark_from_name(str(SUITES), name)
-    if parameters:
-        every = list(itertools.product(*benchmark._params))
-        benchmark.set_param_idx(every.index(parameters))
-    if benchmark.do_setup():
-        raise ValueError(f"{name}{parameters} is left out")
-    result = benchmark.do_run()
-    return statistics.median(result["samples"]) if isinstance(result, dict) else result
 
 
 def in_a_process(case: int) -> float:

@@ -211,8 +211,10 @@ def conv2d_statistics_gradients(
 
     Parameters
     ----------
-    x, weight, stride, padding, dilation, groups
+    x, weight
         As in `conv2d_forward`.
+    **options
+        Its stride, padding, dilation and groups.
 
     Returns
     -------
