@@ -6,7 +6,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-cpus soak lint compare bench dashboard dashboard-view notebooks docs docs-view clean
+.PHONY: help demo test test-all test-cpus soak lint compare bench dashboard dashboard-view notebooks docs docs-view package clean
 
 help:
 	@echo "make demo            train a network on handwritten digits, with and without batch norm"
@@ -21,6 +21,7 @@ help:
 	@echo "make dashboard-view  show those pages at http://127.0.0.1:8000/"
 	@echo "make docs            the site, in build/site, with the dashboard if it was made"
 	@echo "make docs-view       show it at http://127.0.0.1:8000/"
+	@echo "make package         sdist and wheel, in dist"
 	@echo "make notebooks       run the notebooks and keep their outputs"
 	@echo "make clean           remove .venv and caches"
 
@@ -67,6 +68,11 @@ dashboard: .venv/installed-asv
 
 dashboard-view:
 	python3 -m http.server --bind 127.0.0.1 --directory .asv/html 8000
+
+package: .venv/installed-packaging
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 notebooks: .venv/installed-notebooks
 	$(BIN)/python notebooks/execute.py
