@@ -332,6 +332,24 @@ def splat_register(typing_context, array, value):
     return vector(array, value), generate
 
 
+def _splat_half(array: Any, value: float) -> Any:
+    with np.errstate(over="ignore"):
+        return as_vector(np.full(_lanes(array) // 2, value, array.dtype))
+
+
+@twin(_splat_half)
+def splat_half(typing_context, array, value):
+    """`splat` in a vector of half the lanes, for loops over several such sums."""
+    vector = vector_of(array)
+    vector = VectorType(array.dtype, vector.count // 2)
+
+    def generate(context, builder, sig, args):
+        scalar = context.cast(builder, args[1], sig.args[1], vector.dtype)
+        return llvm.broadcast(builder, scalar, _llvm(context, vector))
+
+    return vector(array, value), generate
+
+
 def _fma(a: Any, b: Any, c: Any) -> Any:
     if a.dtype == np.float32 and target.has_fma():
         with np.errstate(over="ignore", invalid="ignore"):  # beyond the last column is anything

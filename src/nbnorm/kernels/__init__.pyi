@@ -49,6 +49,9 @@ from nbnorm.kernels.batch_norm.sums import (
     sum_planes,
     sum_planes_parallel,
 )
+from nbnorm.kernels.conv2d.depthwise import convolve as depthwise_convolve
+from nbnorm.kernels.conv2d.depthwise import convolve_parallel as depthwise_convolve_parallel
+from nbnorm.kernels.conv2d.depthwise import pack_weights as depthwise_pack_weights
 from nbnorm.kernels.conv2d.direct import (
     collect_weights,
     collect_weights_parallel,
@@ -145,6 +148,9 @@ __all__ = [
     "collect_weights_parallel",
     "convolve",
     "convolve_parallel",
+    "depthwise_convolve",
+    "depthwise_convolve_parallel",
+    "depthwise_pack_weights",
     "divide_by_norms",
     "divide_by_norms_parallel",
     "fold_given",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nbnorm.jit import target
-from nbnorm.launch.conv2d import algorithms, direct, grouped, winograd
+from nbnorm.launch.conv2d import algorithms, depthwise, direct, grouped, winograd
 from nbnorm.launch.conv2d.convolution import Convolution
 
 WIDE = Convolution(
@@ -49,7 +49,9 @@ def test_channels_fill_a_register():
 
 
 def test_narrow_groups_have_kernels_of_their_own():
-    assert chosen(NARROW) is grouped
+    assert chosen(NARROW) is depthwise
+    assert chosen(NARROW._replace(window=(5, 5))) is grouped
+    assert chosen(NARROW._replace(k=2)) is grouped
     assert chosen(NARROW._replace(c=algorithms.WIDEST_GROUP)) is grouped
     assert chosen(NARROW._replace(c=algorithms.WIDEST_GROUP + 1)) is direct
     assert chosen(NARROW._replace(k=algorithms.WIDEST_GROUP + 1)) is direct

@@ -12,7 +12,7 @@ from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d.images import turn_images
 from nbnorm.kernels.conv2d.winograd_transforms import TILE
 from nbnorm.kernels.gemm.epilogue import Epilogue
-from nbnorm.launch.conv2d import direct, grouped, winograd
+from nbnorm.launch.conv2d import depthwise, direct, grouped, winograd
 from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.launch.conv2d.images import Images, destination_of_images, images_of, new_images
 from nbnorm.launch.gemm import shift_by
@@ -52,6 +52,10 @@ BY_NAME: dict[str, Algorithm] = {"direct": direct, "winograd": winograd}
 # Wider groups than these fill enough of a panel of the multiply.
 WIDEST_GROUP = 8
 
+# Depthwise windows of more taps are worked out faster from a copy of the input, as narrow groups:
+# (8, 192, 28, 28) by 5 by 5 in 0.49 against 0.57 ms, by 3 by 3 in 0.26 against 0.19 (Zen 5).
+MOST_TAPS = 9
+
 # Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay.
 REPAYING_TILES = 64
 
@@ -71,8 +75,11 @@ def chosen(conv: Convolution, itemsize: int) -> Algorithm:
     algorithm = conv.algorithm
     if algorithm == "auto":
         algorithm = "winograd" if _gains_by_winograd(conv, itemsize) else "direct"
-    if algorithm == "direct" and conv.groups > 1 and max(conv.c, conv.k) <= WIDEST_GROUP:
-        return grouped
+    if algorithm == "direct" and conv.groups > 1:
+        if conv.c == conv.k == 1 and conv.taps <= MOST_TAPS:
+            return depthwise
+        if max(conv.c, conv.k) <= WIDEST_GROUP:
+            return grouped
     return BY_NAME[algorithm]
 
 

@@ -83,7 +83,7 @@ def input_gradient_windows(dx: Images, conv: Convolution) -> Iterator[Window]:
 
     Pixels of dx that no pass writes are set to 0.
     """
-    for window in _input_gradient_windows(conv):
+    for window in windows_by_remainder(conv):
         if window.taps:
             yield window
         else:
@@ -92,8 +92,8 @@ def input_gradient_windows(dx: Images, conv: Convolution) -> Iterator[Window]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _input_gradient_windows(conv: Convolution) -> tuple[Window, ...]:
-    """A pass for each remainder of dx's pixels by the stride.
+def windows_by_remainder(conv: Convolution) -> tuple[Window, ...]:
+    """A pass over dz for each remainder of dx's pixels by the stride.
 
     Pixel i meets tap r of position (i + before - r dilation) / stride, where that is whole: for
     each remainder other taps, and sometimes none.
