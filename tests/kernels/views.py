@@ -105,13 +105,13 @@ class Drawn(NamedTuple):
     dy: Array
     x: Array
     residual: Array
-    statistics: Array  # (3, c) mean, var, inv_std
+    statistics: Array  # (4, c) mean, var, inv_std, rest of the mean
     parameters: Array  # (2, c) gamma, beta
 
     @property
     def constants(self) -> Array:
         """Head, scale and shift of y = (x - head) scale + shift, of the data's type."""
-        mean, _, inv_std = self.statistics
+        mean, _, inv_std, _ = self.statistics
         gamma, beta = self.parameters
         return np.array([mean, gamma * inv_std, beta]).astype(self.x.dtype)
 
@@ -147,7 +147,7 @@ def integers(shape: tuple[int, int, int], dtype: str, offset: int = 0) -> Drawn:
         return 2.0 ** rng.integers(-1, 2, c)
 
     inv_std = powers()
-    statistics = np.array([rng.integers(-4, 5, c), 1 / inv_std**2, inv_std])
+    statistics = np.array([rng.integers(-4, 5, c), 1 / inv_std**2, inv_std, np.zeros(c)])
     signs = rng.choice([-1.0, 1.0], c)
     parameters = np.array([signs * powers(), rng.integers(-4, 5, c)])
     return Drawn(shape, data(), data(), data(), statistics, parameters)

@@ -20,8 +20,9 @@ class BatchNormContext(Saved):
 
     x, residual, gamma, beta
         The forward's own arrays, by reference: do not change them before the backward.
-    statistics : array (3, ...) of float64
-        mean, var and inv_std in the shape of the kept axes.
+    statistics : array (4, ...) of float64
+        mean, var and inv_std in the shape of the kept axes, and the rest of the mean: what it lost
+        where it was rounded to float64.
     count : int or float
         The number m of values in a channel, or the sum of their weights; of the whole batch where
         `moments` were given.
@@ -134,7 +135,7 @@ def fits(context: Saved) -> bool:
     weights = context.weights
     n, _, s = layout.shape
     return (
-        is_array(statistics, (3, *layout.kept))
+        is_array(statistics, (4, *layout.kept))
         and statistics.dtype == np.float64
         and is_array(x, None)
         and x.size == math.prod(layout.shape)

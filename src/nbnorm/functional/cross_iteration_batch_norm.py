@@ -8,9 +8,8 @@ from typing import Any
 from nbnorm import checks
 from nbnorm.functional.arguments import Activation, check_input, check_normalization
 from nbnorm.functional.contexts import BatchNormContext
-from nbnorm.functional.moments import Moments, check_moments
+from nbnorm.functional.moments import Moments, check_moments, whole_from
 from nbnorm.launch import batch_norm as launch
-from nbnorm.launch.batch_norm import Whole
 from nbnorm.typing import Array
 
 PARTS = "a sequence of Moments"
@@ -105,7 +104,7 @@ def cross_iteration_batch_norm_forward(
 
     own = Moments.of_layout(x, layout)
     merged = sum(earlier, own)
-    whole = Whole(merged.mean, merged.var(normalization.ddof), merged.count)
+    whole = whole_from(function, merged, normalization.ddof)
     y, saved = launch.normalize(x, layout, normalization._replace(whole=whole), out)
     return y, BatchNormContext(*saved), own
 

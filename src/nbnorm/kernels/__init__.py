@@ -45,7 +45,7 @@ Batch norm of an array (n, c, s), called from a function compiled with ``@njit``
 ... def normalized(x, eps):
 ...     n, c, s = x.shape
 ...     y = np.empty_like(x)
-...     statistics = np.empty((3, c))
+...     statistics = np.empty((4, c))
 ...     sums = np.empty((2, c))
 ...     constants = np.empty((3, c), x.dtype)
 ...     parameters = np.ones((2, c))

@@ -12,6 +12,7 @@ from nbnorm.kernels.batch_norm.gradients import (
     fold_gradients,
     fold_statistics,
 )
+from nbnorm.kernels.batch_norm.moments import SMALLEST_SQUARE
 from nbnorm.launch.layout import Layout, flat
 from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.plans import (
@@ -41,10 +42,14 @@ if TYPE_CHECKING:
 
 
 class Whole(NamedTuple):
-    """The statistics of a batch of which x is a part, in the shape of the kept axes; its count."""
+    """The statistics of a batch of which x is a part, in the shape of the kept axes; its count.
+
+    rest   what the mean lost where it was rounded to float64
+    """
 
     mean: Array
     var: Array
+    rest: Array
     count: float  # type: ignore[assignment]  # not tuple.count
 
 
@@ -75,7 +80,8 @@ class Normalization(NamedTuple):
 class Saved(NamedTuple):
     """What a backward needs of its forward; public as `BatchNormContext`.
 
-    statistics   (3, ...) float64: mean, var and inv_std in the shape of the kept axes
+    statistics   (4, ...) float64, in the shape of the kept axes: mean, var, inv_std, and the rest
+                 of the mean, what it lost where it was rounded to float64
     count        values that they were taken of, or the sum of the weights of these
     frozen       whether they were given as constants
     part         whether they are those of a batch of which x is a part
@@ -131,14 +137,22 @@ def infer(
 
 
 def _infer(
-    y: Array, x: Array, layout: Layout, normalization: Normalization, given: Pair
+    y: Array,
+    x: Array,
+    layout: Layout,
+    normalization: Normalization,
+    given: Pair,
+    rest: Array | None = None,
 ) -> tuple[Array, bool]:
     """Writes y by a mean and variance, in the layout's order, unless a variance is negative.
 
-    Returns the statistics (3, ...), and whether one is.
+    `rest` is what the mean lost in rounding, if known. Returns the statistics (4, ...), and whether
+    a variance is negative.
     """
     c = layout.shape[1]
-    statistics = np.empty((3, c))
+    statistics = np.zeros((4, c))
+    if rest is not None:
+        statistics[3] = rest.reshape(-1)
     pair = as_pair(*given)
     if pair is None:
         pair = statistics[0], statistics[1]
@@ -151,11 +165,16 @@ def _infer(
     if c > 0:
         # Of an empty array there are statistics alone.
         plan = elementwise_plan(layout.shape if x.size else (1, c, 1), x.itemsize)
+        values = flat(x, layout)
         negative = plan.infer(
-            y, statistics, flat(x, layout), residual, pair, parameters, normalization.eps,
+            y, statistics, values, residual, pair, parameters, normalization.eps,
             normalization.activation,
         )  # fmt: skip
-    return statistics.reshape(3, *layout.kept), negative
+        if not negative:
+            _write_in_double(
+                y, statistics, values, residual, parameters, layout.shape, normalization
+            )
+    return statistics.reshape(4, *layout.kept), negative
 
 
 def normalize(
@@ -170,7 +189,7 @@ def normalize(
     No variance that is given may be negative.
     """
     place = destination(out, x.shape, x.dtype, layout.order)
-    statistics = np.empty((3, *layout.kept))
+    statistics = np.empty((4, *layout.kept))
     n, c, s = layout.shape
     values = flat(x, layout)
     weights = normalization.weights
@@ -189,11 +208,12 @@ def normalize(
         count = whole.count
         given = whole.mean, np.maximum(whole.var, 0.0)  # of moments that others merged, and rounded
     if given is not None:
-        statistics, _ = _infer(place.written, x, layout, normalization, given)
+        rest = None if whole is None else whole.rest
+        statistics, _ = _infer(place.written, x, layout, normalization, given, rest)
     elif x.size:
         arguments = (
             place.written,
-            statistics.reshape(3, c),
+            statistics.reshape(4, c),
             values,
             residual,
             channel_parameters(normalization.gamma, normalization.beta, c),
@@ -202,6 +222,7 @@ def normalize(
         )
         if summed is None or not _normalize_summed(*arguments, summed):
             _normalize_batch(*arguments, weights)
+        _write_in_double(*arguments)
     places = None if weights is None else weights.places
     saved = Saved.of(x, layout, normalization, statistics, count, places)
     return place.deliver(), saved
@@ -252,6 +273,40 @@ def _normalize_summed(
     if good:
         plan.normalize(y, x, residual, constants, normalization.activation)
     return good
+
+
+def _write_in_double(
+    y: Array,
+    statistics: Array,
+    x: Array,
+    residual: Array | None,
+    parameters: Pair,
+    shape: Shape,
+    normalization: Normalization,
+) -> None:
+    """Writes those channels of y again, from float64, whose scale is beyond float32.
+
+    Without an eps, deviations below 3e-39 have inverses that float32 cannot hold.
+    """
+    if x.itemsize > 4 or normalization.eps >= SMALLEST_SQUARE or x.size == 0:
+        return
+    n, c, s = shape
+    scale = np.abs(statistics[2] * parameters[0])
+    beyond = np.flatnonzero((scale > np.finfo(np.float32).max) & (scale < np.inf))
+    if not beyond.size:
+        return
+
+    def part(values: Array) -> Array:
+        return values.reshape(n, c, s)[:, beyond].astype(np.float64).reshape(-1)
+
+    z = np.empty(n * len(beyond) * s)
+    own = np.ascontiguousarray(statistics[:, beyond])
+    elementwise_plan((n, len(beyond), s), z.itemsize).infer(
+        z, own, part(x), None if residual is None else part(residual), (own[0], own[1]),
+        (parameters[0][beyond], parameters[1][beyond]), normalization.eps,
+        normalization.activation,
+    )  # fmt: skip
+    y.reshape(n, c, s)[:, beyond] = z.reshape(n, len(beyond), s)
 
 
 # --- backward ---------------------------------------------------------------------------------
@@ -336,7 +391,7 @@ def _write_gradients(
     x = flat(x, layout)
     if residual is not None:
         residual = flat(residual, layout)
-    statistics = statistics.reshape(3, c)
+    statistics = statistics.reshape(4, c)
     parameters = channel_parameters(gamma, beta, c)
     plan: Fused | Planes | Columns
     if weights is not None:

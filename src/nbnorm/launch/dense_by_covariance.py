@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbnorm.kernels.batch_norm.moments import SMALLEST_SQUARE_OF_DOUBLES
 from nbnorm.kernels.channels import HEAD, OFFSET, SCALE, SHIFT
 from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.kernels.gemm.gemm import Matrix
@@ -83,21 +84,25 @@ def normalize_product(
     bias: Array | None,
     normalization: Normalization,
 ) -> tuple[Array, StandardizedInput] | None:
-    """Writes y, flat; mean, var and inv_std (3, k) of ``z = x weight^T + bias``.
+    """Writes y, flat; the statistics (4, k) of ``z = x weight^T + bias``.
 
     None, and y as it was, where var would lose digits or a value overflows.
     """
     gamma, beta, _, eps, ddof, activation, residual = normalization[:7]
     n = len(x)
     rows, saved = normalize(x, layout_of(x.shape, x.strides, (1,)), Normalization())
-    std = np.sqrt(saved.statistics[1])
+    x_var, x_inv_std = saved.statistics[1:3]
+    if ((x_var < SMALLEST_SQUARE_OF_DOUBLES) & (x_inv_std > 0)).any():
+        return None
+    std = np.sqrt(x_var)
     gram = deep_product(matrix(rows).transposed, matrix(rows))
     wide = weight.astype(np.float64)
     v = wide * std
     with np.errstate(all="ignore"):  # NaN and infinity are looked for below
         var = (_product(v, gram) * v).sum(axis=1) / (n - ddof)
         independent = np.square(v).sum(axis=1) * (n / (n - ddof))
-        if not (var + eps >= SMALLEST_PART * independent).all():
+        least = np.maximum(SMALLEST_PART * independent, SMALLEST_SQUARE_OF_DOUBLES)
+        if not (var + eps >= least).all():
             return None
         inv_std = np.zeros(len(var))
         np.divide(1.0, np.sqrt(var + eps), out=inv_std, where=var + eps != 0.0)
@@ -110,7 +115,7 @@ def normalize_product(
             return None
     standardized = StandardizedInput(rows, std, gram, scaled_weight, residual)
     _apply(y, standardized, beta, activation)
-    return np.stack([mean, var, inv_std]), standardized
+    return np.stack([mean, var, inv_std, np.zeros(len(var))]), standardized
 
 
 def _apply(

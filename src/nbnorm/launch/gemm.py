@@ -246,7 +246,7 @@ def given_constants(normalization: Normalization, bias: Array | None, dtype: Any
     assert normalization.statistics is not None
     mean, var = normalization.statistics
     k = len(mean)
-    statistics = np.empty((3, k))
+    statistics = np.zeros((4, k))
     statistics[0] = mean
     if bias is not None:
         statistics[0] -= bias

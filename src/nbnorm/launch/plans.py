@@ -109,7 +109,7 @@ class Fused(NamedTuple):
         ddof: int,
         activation: Any,
     ) -> None:
-        """Y and the statistics (3, c) of the batch."""
+        """Y and the statistics (4, c) of the batch."""
         worker = fused.forward_planes
         stream = self.streamed
         if self.columns:
@@ -216,7 +216,7 @@ class Planes(NamedTuple):
         eps: float,
         activation: Any,
     ) -> bool:
-        """Y and the statistics (3, c), by a mean and variance that are given.
+        """Y and the statistics (4, c), by a mean and variance that are given.
 
         Returns whether a variance is negative; y is not written then.
         """
@@ -331,7 +331,7 @@ class Columns(NamedTuple):
         eps: float,
         activation: Any,
     ) -> bool:
-        """Y and the statistics (3, c), by a mean and variance that are given.
+        """Y and the statistics (4, c), by a mean and variance that are given.
 
         Returns whether a variance is negative; y is not written then.
         """

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm.kernels.batch_norm import moments
-from nbnorm.kernels.channels import HEAD
 from nbnorm.launch.layout import flat, layout_of
 from nbnorm.launch.machine import whole_vectors
 from nbnorm.launch.plans import (
@@ -103,25 +102,18 @@ def finish_slices(
     eps: float,
     ddof: int,
     weights: Weights | None = None,
-    pivots: Array | None = None,
-) -> Array:
-    """Statistics and constants of all channels of x, which is summed twice if a pivot was bad.
-
-    Returns the sums (2, >= c) about `pivots` (c,), which are written if given.
-    """
-    n, c, s = plan.shape
+) -> None:
+    """Statistics and constants of all channels of x, which is summed twice if a pivot was bad."""
+    n, _, s = plan.shape
     places, m = (None, float(n * s)) if weights is None else weights
     moments.place_pivots(constants, folded, x, plan.spans, plan.shape)
     for attempt in range(2):
         slices = plan.sum(None, x, None, places, constants, None)
-        if pivots is not None:
-            pivots[:] = folded[HEAD, :c]
         if not moments.settle_slices(
             statistics, constants, folded, slices, x, places, m, parameters, plan.spans, eps, ddof,
             attempt, plan.shape,
         ):  # fmt: skip
             break
-    return slices[0]
 
 
 def finish_blocks(
@@ -142,8 +134,8 @@ def finish_blocks(
 
 
 def channel_statistics(x: Array, shape: Shape, summed: Summed | None = None) -> Array:
-    """Mean, variance over m and its inverse root (3, c) of an x that is only to be read."""
-    statistics = np.empty((3, shape[1]))
+    """The statistics (4, c), with the variance over m, of an x that is only to be read."""
+    statistics = np.empty((4, shape[1]))
     if x.size > 0:  # there are channels
         plan = elementwise_plan(shape, x.itemsize)
         constants, folded = plan.constants(3, x.dtype)
@@ -166,25 +158,13 @@ def channel_moments(
     plan = (elementwise_plan if weights is None else weighted_plan)(shape, x.itemsize)
     constants, folded = plan.constants(3, x.dtype)
     parameters = channel_parameters(None, None, c)
-    statistics, pivots = np.empty((3, c)), np.empty(c)
+    statistics = np.empty((4, c))
     channels = statistics, constants, folded
-    if summed is not None and finish_blocks(plan, *channels, summed, x, parameters, 0.0, 0):
-        sums = summed.sums[0]
-        pivots[:] = summed.pivots[0, HEAD, :c]
-    else:
-        sums = finish_slices(plan, *channels, x, parameters, 0.0, 0, weights, pivots)
+    if summed is None or not finish_blocks(plan, *channels, summed, x, parameters, 0.0, 0):
+        finish_slices(plan, *channels, x, parameters, 0.0, 0, weights)
     mean[0] = statistics[0]
-    mean[1] = _lost(pivots, sums[0, :c] / m, statistics[0])
+    mean[1] = np.where(np.isfinite(statistics[3]), statistics[3], 0.0)
     return ChannelMoments(m, mean, statistics[1] * m)
-
-
-@np.errstate(invalid="ignore", over="ignore")  # of inf and NaN, which a kernel takes in silence
-def _lost(pivots: Array, offsets: Array, rounded: Array) -> Array:
-    """What ``pivots + offsets`` lost where it was rounded; 0 where `rounded` is not that sum."""
-    added = rounded - pivots
-    lost = (pivots - (rounded - added)) + (offsets - added)
-    good = np.isfinite(lost) & (pivots + offsets == rounded)  # not where summed value by value
-    return np.where(good, lost, 0.0)
 
 
 def channel_sums(dz: Array) -> Array:

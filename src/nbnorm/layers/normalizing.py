@@ -183,6 +183,9 @@ class Normalizing(Layer[Context]):
             expected = "weights whose sum is above 1, for an unbiased running variance"
             function = f"{type(self).__name__}.forward"
             raise checks.wrong_value(function, "sample_weight", m, expected)
+        if np.isinf(context.var).any() and np.isfinite(context.mean).all():
+            function, expected = f"{type(self).__name__}.forward", "variances that float64 can hold"
+            raise checks.wrong_value(function, "the batch's var", context.var, expected)
         var = context.var * ((m - self.ddof) / (m - 1 if self.unbiased else m))
         buffers["num_batches_tracked"] += 1
         share = 1 / buffers["num_batches_tracked"] if self.momentum is None else self.momentum

@@ -120,8 +120,10 @@ def batch_norm_forward(
     """
     x = np.asarray(x, np.float64)
     reduced = reduced_axes(x.ndim, axis)
+    w = places_of(x, reduced, sample_weight)
     mean, var = statistics or batch_statistics(x, sample_weight=sample_weight, axis=axis, ddof=ddof)
-    xh = (x - np.expand_dims(mean, reduced)) * np.expand_dims(inverse_std(var, eps), reduced)
+    deviations = _deviations(x, mean, w if statistics is None else None, reduced)
+    xh = deviations * np.expand_dims(inverse_std(var, eps), reduced)
     return activate(_scale_and_shift(xh, gamma, beta, residual, reduced), activation)
 
 
@@ -208,7 +210,7 @@ def batch_norm_backward(
     # The forward again, as far as the value that entered the activation.
     mean, var = statistics or batch_statistics(x, sample_weight=sample_weight, axis=axis, ddof=ddof)
     inv_std = np.expand_dims(inverse_std(var, eps), reduced)
-    xh = (x - np.expand_dims(mean, reduced)) * inv_std
+    xh = _deviations(x, mean, w if statistics is None else None, reduced) * inv_std
     z = _scale_and_shift(xh, gamma, beta, residual, reduced)
 
     dz = np.asarray(dy, np.float64) * activate_derivative(z, activation)
@@ -286,6 +288,19 @@ def places_of(x: Array, reduced: tuple[int, ...], sample_weight: ArrayLike | Non
     shape = [size if axis in reduced else 1 for axis, size in enumerate(x.shape)]
     weights = 1.0 if sample_weight is None else np.asarray(sample_weight, np.float64)
     return np.broadcast_to(weights, shape)
+
+
+def _deviations(x: Array, mean: ArrayLike, w: Array | None, reduced: tuple[int, ...]) -> Array:
+    """Subtract a mean that was given, or if there are weights the batch's own.
+
+    A mean of 1e12 has four digits after the point: the batch's own is subtracted in two parts, as
+    float64 has it, and what is left over.
+    """
+    deviations = x - np.expand_dims(mean, reduced)
+    if w is None:
+        return deviations
+    rest = np.sum(w * deviations, axis=reduced) / np.sum(w)
+    return deviations - np.expand_dims(rest, reduced)
 
 
 def _scale_and_shift(

@@ -54,7 +54,7 @@ def run(way, batch, activation, width, how):
     residual = None if residual is None else residual.reshape(-1)
     y, dx, dresidual = (np.full_like(x, np.nan) for _ in range(3))
     dresidual = None if residual is None else dresidual
-    statistics, gradients = np.full((3, c), np.nan), np.full((2, c), np.nan)
+    statistics, gradients = np.full((4, c), np.nan), np.full((2, c), np.nan)
     sums = np.full((2, stride), np.nan)
     tiles = -(-c // width)
     shared = {
@@ -121,7 +121,7 @@ def standardize(x, gamma, beta, eps):
     """Batch norm with a leaky ReLU, and its statistics."""
     n, c, s = x.shape
     y = np.empty_like(x)
-    statistics = np.empty((3, c))
+    statistics = np.empty((4, c))
     sums = np.empty((2, c))
     constants = np.empty((3, c), x.dtype)
     parameters = np.empty((2, c))
@@ -139,7 +139,7 @@ def standardize_channels(x, gamma, beta, eps):
     n, c, s = x.shape
     y = np.empty_like(x)
     y_flat, x_flat = y.reshape(-1), x.reshape(-1)
-    statistics = np.empty((3, c))
+    statistics = np.empty((4, c))
     sums = np.empty((2, c))
     constants = np.empty((3, c), x.dtype)
     parameters = np.empty((2, c))
@@ -176,8 +176,8 @@ def standardize_pictures(x, mean, var, eps):
     """Inference over one picture at a time, as a loader of pictures would call it."""
     n, c, s = x.shape
     y = np.empty_like(x)
-    statistics = np.empty((3, c))
-    statistics[0], statistics[1] = mean, var
+    statistics = np.empty((4, c))
+    statistics[0], statistics[1], statistics[3] = mean, var, 0.0
     parameters = np.ones((2, c))
     parameters[1] = 0.0
     constants = np.empty((3, c), x.dtype)

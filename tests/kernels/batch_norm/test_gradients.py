@@ -58,7 +58,7 @@ def constants_of(drawn, seen, sums, frozen=False, ddof=0):
 def by_numpy(drawn, variant, frozen=False, ddof=0):
     """dx, dresidual, (dgamma, dbeta), and the sums (1, 2, c) that they come from."""
     m = drawn.shape[0] * drawn.shape[2]
-    mean, _, inv_std = drawn.statistics
+    mean, _, inv_std, _ = drawn.statistics
     v = drawn.x.astype(float) - drawn.along(mean)
     xh = v * drawn.along(inv_std)
     g = drawn.dy * np.where(drawn.entering(variant) > 0, 1.0, SLOPES[variant.activation])
@@ -87,11 +87,13 @@ def test_gradients_of_parameters_are_sums_of_all_slices(copies, ddof, frozen, dt
 def test_dgamma_has_the_mean_that_the_head_leaves_out(dtype):
     drawn = integers((8, 3, 1), dtype)
     drawn.statistics[0] += 1e4 + 0.1  # more digits than float32 has
+    drawn.statistics[3] = 0.25  # more than float64 has, were there as much
     head = drawn.statistics[0].astype(dtype).astype(float)
     sums = np.array([[[100.0, 10.0, -5.0], [7.0, 1.0, 3.0]]])  # about the head
     gradients, _ = constants_of(drawn, None, sums)
     total, product = sums[0]
-    wanted = (product - (drawn.statistics[0] - head) * total) * drawn.statistics[2]
+    tail = drawn.statistics[0] - head + drawn.statistics[3]
+    wanted = (product - tail * total) * drawn.statistics[2]
     np.testing.assert_allclose(gradients[0], wanted, rtol=1e-12)
 
 

@@ -30,7 +30,7 @@ def take(x, way, eps=1e-5, ddof=0, gamma=1.0, pivot=None):
     `pivot` is given to the second channel in place of its own.
     """
     c = x.shape[1]
-    statistics = np.full((3, c), np.nan)
+    statistics = np.full((4, c), np.nan)
     parameters = np.array([[gamma] * c, [0.5] * c])
     folded = np.full((3, c), np.nan, x.dtype)
     if way == "planes":
@@ -163,7 +163,7 @@ def take_blocks(x, edges, pivots, copies=1, eps=1e-5, ddof=0):
     blocks, dtype = len(edges) - 1, x.dtype
     seen = columns((m, c, 1), copies, str(dtype))
     room = -(-c // seen.stride) * seen.stride
-    statistics = np.full((3, c), np.nan)
+    statistics = np.full((4, c), np.nan)
     parameters = np.array([[1.0] * c, [0.5] * c])
     constants = np.full((3, seen.stride), np.nan, dtype)
     folded = constants if seen.are_channels else np.full((3, c), np.nan, dtype)

@@ -123,7 +123,8 @@ def test_constants_of_given_statistics(eps, dtype):
     given = np.array([3.0, -1e6 - 0.1, 0.0, 5.0]), np.array([3.75, 0.0, 0.75, np.inf])
     parameters = np.array([[2.0, 1.0, -1.0, 1.0], [1.0, 0.5, 0.0, -2.0]])
     head, scale, shift = constants = np.full((3, 4), np.nan, dtype)
-    statistics = np.full((3, 4), np.nan)
+    statistics = np.full((4, 4), np.nan)
+    statistics[3] = [1e-16, 0.0, 0.5, 0.0]
     negative = fold_given(
         constants=constants, folded=constants, statistics=statistics, given=given,
         parameters=(parameters[0], parameters[1]), eps=eps, spans=PLANES,
@@ -137,14 +138,14 @@ def test_constants_of_given_statistics(eps, dtype):
     np.testing.assert_array_equal(head, statistics[0].astype(dtype))
     np.testing.assert_array_equal(scale, (parameters[0] * inv_std).astype(dtype))
     # What the head leaves of the mean is carried by the shift.
-    tail = statistics[0] - head
+    tail = statistics[0] - head + statistics[3]
     wanted = parameters[1] - tail * parameters[0] * inv_std
     np.testing.assert_allclose(shift, wanted, rtol=np.finfo(dtype).eps)
 
 
 def test_constants_are_spread_over_all_columns_of_a_channel():
     seen = columns((12, 3, 2), 4, "float64")
-    statistics = np.array([[1.0, 2.0, 3.0], [1.0, 4.0, 16.0], [np.nan] * 3])
+    statistics = np.array([[1.0, 2.0, 3.0], [1.0, 4.0, 16.0], [np.nan] * 3, [0.0] * 3])
     given = statistics[0], statistics[1]  # as they are
     parameters = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
     folded, constants = np.empty((3, 3)), np.full((3, seen.stride), np.nan)
@@ -166,7 +167,7 @@ def test_numbers_of_channels_are_taken_in_either_type(place, dtype, rng):
     numbers[1, 5] = np.nan  # is not negative
     found = []
     for mean, var, gamma, beta in (numbers, numbers.astype(np.float64)):
-        constants, statistics = np.full((3, c), np.nan, dtype), np.full((3, c), np.nan)
+        constants, statistics = np.full((3, c), np.nan, dtype), np.zeros((4, c))
         negative = fold_given(
             constants=constants, folded=constants, statistics=statistics, given=(mean, var),
             parameters=(gamma, beta), eps=1e-3, spans=PLANES,
@@ -188,7 +189,7 @@ def test_both_in_one_call_are_the_same(shape, copies, variant):
     parameters = drawn.parameters[0], drawn.parameters[1]
     seen = columns(shape, copies, variant.dtype)
     folded, spread = np.empty((3, c), variant.dtype), np.empty((3, seen.stride), variant.dtype)
-    statistics = np.full((3, c), np.nan)
+    statistics = np.zeros((4, c))
     wanted = np.full_like(drawn.x, np.nan)
     fold_given(folded, folded, statistics, given, parameters, 0.5, PLANES)
     normalize_planes(0, 1, wanted, **data | {"constants": folded}, stream=False,
@@ -202,7 +203,7 @@ def test_both_in_one_call_are_the_same(shape, copies, variant):
             (infer_columns, {"constants": spread, "folded": folded, "height": 16,
                              "spans": seen.spans}),
         ):  # fmt: skip
-            y, found = np.full_like(drawn.x, np.nan), np.full((3, c), np.nan)
+            y, found = np.full_like(drawn.x, np.nan), np.zeros((4, c))
             assert kernel(y=y, statistics=found, **options, **common) == negative
             if negative:
                 assert np.isnan(y).all()

@@ -99,7 +99,7 @@ def _update_running_statistics(norm: Any, statistics: Tensor, correction: Any) -
 
 @on_pytorchs_threads
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the (3, k) statistics in float64, and the product z that was normalized, if any."""
+    """y, the (4, k) statistics in float64, and the product z that was normalized, if any."""
     operands, (mean, var), settings = _of_forward(arguments)
     y, statistics, z = _empty(*arguments)
     x, weight, bias, gamma, beta, residual = map(array_of, operands)
@@ -128,7 +128,7 @@ def _empty(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     x = operands.x
     shape = _shape(operands, settings.window)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-    statistics = x.new_empty((3, shape[1]), dtype=torch.float64)
+    statistics = x.new_empty((4, shape[1]), dtype=torch.float64)
     return y, statistics, x.new_empty(0) if operands.weight is None else torch.empty_like(y)
 
 

@@ -253,8 +253,8 @@ def _why_left(
 
 # PyTorch saves mean and inverse deviation in x's type, and a float32 mean is off by 6e-8 of itself:
 # with mean / std = 1e4 that is 6e-4 of a deviation in every gradient. So the saved mean is a slice
-# of a tensor that begins with the float64 mean, variance and inverse deviation. A saved mean that
-# is not (PyTorch's own, a copy) counts as it is.
+# of a tensor that begins with the float64 statistics of a context. A saved mean that is not
+# (PyTorch's own, a copy) counts as it is.
 
 
 def _saved_mean(context: BatchNormContext, x: Tensor) -> Tensor:
@@ -262,23 +262,24 @@ def _saved_mean(context: BatchNormContext, x: Tensor) -> Tensor:
     if x.dtype is torch.float64:
         return torch.from_numpy(context.statistics)[0]
     statistics = torch.from_numpy(context.statistics).reshape(-1)
-    c = len(statistics) // 3
-    memory = torch.empty(7 * c, dtype=x.dtype)
-    memory[: 6 * c].view(torch.float64).copy_(statistics)
-    memory[6 * c :] = statistics[:c]
-    return memory[6 * c :]
+    c = len(statistics) // 4
+    memory = torch.empty(9 * c, dtype=x.dtype)
+    memory[: 8 * c].view(torch.float64).copy_(statistics)
+    memory[8 * c :] = statistics[:c]
+    return memory[8 * c :]
 
 
 def _statistics(saved: Tensor, mean: Array, inv_std: Array) -> Array:
-    """Mean, variance and inverse deviation in float64 from what was saved."""
+    """The float64 statistics of a context from what was saved."""
     c = len(mean)
-    if saved.dtype is torch.float32 and saved.storage_offset() == 6 * c:
-        storage = saved.untyped_storage()
-        if storage.nbytes() == 28 * c and storage.data_ptr() % 8 == 0:
-            before = torch.empty(0, dtype=saved.dtype).set_(storage, 0, (6 * c,))
-            exact = before.view(torch.float64).reshape(3, c).numpy()
-            if np.array_equal(exact[[0, 2]].astype(mean.dtype), [mean, inv_std], equal_nan=True):
-                return exact
+    in_front, nbytes = (0, 32 * c) if saved.dtype is torch.float64 else (8 * c, 36 * c)
+    storage = saved.untyped_storage()
+    is_ours = saved.storage_offset() == in_front and storage.nbytes() == nbytes
+    if is_ours and storage.data_ptr() % 8 == 0:
+        memory = torch.empty(0, dtype=saved.dtype).set_(storage, 0, (32 * c // saved.itemsize,))
+        exact = memory.view(torch.float64).reshape(4, c).numpy()
+        if np.array_equal(exact[[0, 2]].astype(mean.dtype), [mean, inv_std], equal_nan=True):
+            return exact
     return _with_variance(mean, inv_std)
 
 
@@ -286,9 +287,10 @@ def _frozen(mean: Array, var: Array, eps: float) -> Array:
     """The same from running statistics."""
     with np.errstate(divide="ignore", invalid="ignore"):
         std = np.sqrt(var.astype(np.float64) + eps)
-        return np.stack([mean, var, np.where(std == 0, 0.0, 1 / std)])
+        return np.stack([mean, var, np.where(std == 0, 0.0, 1 / std), np.zeros(len(mean))])
 
 
 def _with_variance(mean: Array, inv_std: Array) -> Array:
     """Gradients ask for no variance; that of a context is never read."""
-    return np.stack([mean, np.full(len(mean), np.nan), inv_std]).astype(np.float64)
+    c = len(mean)
+    return np.stack([mean, np.full(c, np.nan), inv_std, np.zeros(c)]).astype(np.float64)

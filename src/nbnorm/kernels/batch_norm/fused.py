@@ -35,7 +35,7 @@ def forward_planes(
 
     lo, hi      tiles
     y           (n c s,), written
-    statistics  (3, c) float64: mean, var, inv_std, written
+    statistics  (4, c) float64: mean, var, inv_std and the mean's rest, written
     sums        (2, c) float64, scratch
     constants   (3, c) of the data's type, scratch
     x           (n c s,)
@@ -114,7 +114,7 @@ def backward_planes(
     constants   (7, c) of the data's type, scratch
     dy, x       (n c s,)
     residual    (n c s,) or None
-    statistics  (3, c) float64: mean, var, inv_std
+    statistics  (4, c) float64: mean, var, inv_std and the mean's rest
     parameters  (c,) and (c,), float32 or float64: gamma, beta
     activation  None or a tuple of activations.py
     frozen      whether the statistics were given

@@ -30,9 +30,8 @@ from nbnorm.jit.simd import (
     splat_register,
     store_part,
     store_stream,
-    widen,
 )
-from nbnorm.kernels.batch_norm.normalize import channel_constants, load_wide
+from nbnorm.kernels.batch_norm.normalize import channel_constants, load_wide, mean_in_parts
 from nbnorm.kernels.batch_norm.sums import (
     add_slices,
     gradient_and_deviation,
@@ -58,17 +57,16 @@ def _gradients_of_sums(gradients, folded, sums, statistics, first, last):
     """Turns the sums of the channels first..last-1 into their gradients.
 
     gradients   (2, c) dgamma, dbeta, written
-    folded      (>= 1, >= c) head
+    folded      of the type of x
     sums        (2, >= c) sum(g) and sum(g (x - head))
-    statistics  (3, c)
+    statistics  (4, c)
     """
     width = lanes(sums[0])
     zero = splat(sums[0], 0.0)
     for channel in range(first, last, width):
         count = min(width, last - channel)
         inv_std = load_part(statistics[2], channel, count, zero)
-        head = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
-        tail = load_part(statistics[0], channel, count, zero) - widen(head)
+        _, tail = mean_in_parts(folded, statistics, channel, count)
         dbeta = load_part(sums[0], channel, count, zero)
         dgamma = (load_part(sums[1], channel, count, zero) - tail * dbeta) * inv_std
         store_part(gradients[0], channel, dgamma, count)
@@ -81,7 +79,7 @@ def _gradient_constants(folded, gradients, statistics, parameters, first, last, 
 
     folded      (7, >= c) the last four rows: a, inv_std, b, d - b tail inv_std, written
     gradients   (2, c) dgamma, dbeta
-    statistics  (3, c); parameters (c,) and (c,)
+    statistics  (4, c); parameters (c,) and (c,)
     """
     width = lanes(gradients[0])
     zero = splat(gradients[0], 0.0)
@@ -90,8 +88,7 @@ def _gradient_constants(folded, gradients, statistics, parameters, first, last, 
     for channel in range(first, last, width):
         count = min(width, last - channel)
         inv_std = load_part(statistics[2], channel, count, zero)
-        head = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
-        tail = load_part(statistics[0], channel, count, zero) - widen(head)
+        _, tail = mean_in_parts(folded, statistics, channel, count)
         dgamma = load_part(gradients[0], channel, count, zero)
         dbeta = load_part(gradients[1], channel, count, zero)
         a = load_wide(parameters[0], channel, count, zero) * inv_std

@@ -8,9 +8,12 @@ for a pivot p, the median of three values of the channel; then mean = p + S / m 
 sum((x - mean)^2) = Q - S^2 / m. Where places have weights, the terms of S and Q are w times as
 large and m is the sum of the weights. The subtraction costs nothing unless p is more than a few
 standard deviations off. `finish_statistics` notices when it is: the pivot moves to the mean just
-found and the channel is summed again. What still fails (squares beyond float32's range, above all)
-is summed in float64 by `exact_moments`. The pivot is the channel's `HEAD` until the true head
-replaces it.
+found and the channel is summed again. What still fails (squares beyond the range of the data's
+type, above all) is summed in float64 by `exact_moments`, scaled by a power of two. The pivot is the
+channel's `HEAD` until the true head replaces it.
+
+Statistics are (4, c) of float64: mean, var, inv_std, and the rest of the mean: what p + S / m lost
+when it was rounded to float64. A mean of 1e12 would cost float64 data eleven digits without.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from nbnorm.kernels.channels import HEAD, SHIFT, broadcast_channels, reduce_chan
 # and so is their rounding error. Two random values out of three are hardly ever that far off.
 PIVOT_TOLERANCE = 16.0
 
-# Mean squares below this lose digits to float32's underflow.
+# Mean squares below these lose digits to the underflow of float32, and of float64.
 SMALLEST_SQUARE = 1e-30
+SMALLEST_SQUARE_OF_DOUBLES = 1e-290
 
 
 @inlined
@@ -77,33 +81,55 @@ def choose_pivots_of_columns(folded, x, first, last, rows, row_length):
 
 
 @inlined
+def _lift(x, mean, channel, shape):
+    """A power of two that brings the largest deviation of a channel from `mean` next to 1."""
+    n, c, s = shape
+    largest = 0.0
+    for sample in range(n):
+        start = (sample * c + channel) * s
+        for i in range(start, start + s):
+            largest = max(largest, abs(float(x[i]) - mean))
+    if not 0.0 < largest < math.inf:
+        return 1.0
+    return math.ldexp(1.0, min(-math.frexp(largest)[1], 1000))
+
+
+@inlined
 def exact_moments(x, weights, m, channel, shape):
-    """The mean and sum((x - mean)^2) of a channel in float64, value by value: slow and rare."""
+    """The moments of a channel in float64, value by value: slow and rare.
+
+    Returns the mean, its rest, a power of two, and sum(((x - mean) power)^2).
+    """
     n, c, s = shape
     mean = float(x[channel * s])
     if not math.isfinite(mean):
         mean = 0.0
+    lift = _lift(x, mean, channel, shape)
+    rest = 0.0
     m2 = 0.0
     for _ in range(2):  # the second time from the true mean but for its rounding
-        rest = 0.0
+        total_d = 0.0
         m2 = 0.0
         for sample in range(n):
             start = (sample * c + channel) * s
             for i in range(start, start + s):
                 w = 1.0 if weights is None else float(weights[sample * s + i - start])
-                d = float(x[i]) - mean
-                rest += w * d
+                d = (float(x[i]) - mean) * lift
+                total_d += w * d
                 m2 += w * d * d
-        offset = rest / m
-        mean += offset
-        m2 -= rest * offset
-    return mean, m2
+        offset = total_d / m
+        m2 -= total_d * offset
+        rounded = mean + offset / lift
+        rest = offset / lift - (rounded - mean)
+        mean = rounded
+    return mean, rest, lift, m2
 
 
 @inlined
 def _smallest_square(x, eps, m):
-    """The least sum of m squares that is good."""
-    return SMALLEST_SQUARE * m if x.itemsize == 4 and eps < SMALLEST_SQUARE else 0.0
+    """The least sum of m squares that is good; any, where eps hides what it lacks."""
+    smallest = SMALLEST_SQUARE if x.itemsize == 4 else SMALLEST_SQUARE_OF_DOUBLES
+    return smallest * m if eps < smallest else 0.0
 
 
 @inlined
@@ -112,7 +138,7 @@ def finish_statistics(
 ):
     """Turns S and Q of the channels first..last-1 into their statistics, where they are good.
 
-    statistics  (3, c) mean, var, inv_std, written
+    statistics  (4, c) mean, var, inv_std and the mean's rest, written
     folded      (>= 3, >= c) the pivot as head, then head, scale and shift, written
     sums        (2, >= c) S and Q about the pivot
     weights     (n s,) of the data's type, or None
@@ -142,12 +168,17 @@ def finish_statistics(
         doubtful = doubtful + (one - good)
         pivot = load_part(folded[HEAD], channel, count, narrow(folded[HEAD], zero))
         var = select(m2 > zero, m2, zero) / splat(zero, m - ddof)
-        store_part(statistics[0], channel, widen(pivot) + offset, count)
+        # pivot + offset, and what that loses (Knuth's sum of two numbers).
+        mean = widen(pivot) + offset
+        added = mean - widen(pivot)
+        rest = (widen(pivot) - (mean - added)) + (offset - added)
+        store_part(statistics[0], channel, mean, count)
         store_part(statistics[1], channel, var, count)
+        store_part(statistics[3], channel, rest, count)
+    invert_deviations(statistics, first, last, eps)
     moved = 0
     if total(doubtful) > 0.0:
         moved = _recompute(statistics, sums, x, weights, m, first, last, eps, ddof, attempt, shape)
-    invert_deviations(statistics, first, last, eps)
     channel_constants(folded, statistics, parameters, first, last)
     return moved
 
@@ -167,10 +198,14 @@ def _recompute(statistics, sums, x, weights, m, first, last, eps, ddof, attempt,
         if finite and attempt == 0:  # the mean just found is the next head, and pivot
             moved += 1
             continue
-        mean, m2 = exact_moments(x, weights, m, channel, shape)
-        var = max(m2, 0.0) / (m - ddof)
+        mean, rest, lift, m2 = exact_moments(x, weights, m, channel, shape)
+        var = m2 / (m - ddof) if not m2 < 0.0 else 0.0  # NaN stays NaN
+        # The deviation is a number of float64 where its square is not.
+        root = math.hypot(math.sqrt(var) / lift, math.sqrt(eps))
         statistics[0, channel] = mean
-        statistics[1, channel] = var
+        statistics[1, channel] = var / lift / lift
+        statistics[2, channel] = 0.0 if root == 0.0 else 1.0 / root
+        statistics[3, channel] = rest
     return moved
 
 

@@ -7,6 +7,7 @@ for values near the mean; its float64 tail goes into the shift:
     y = (x - head) scale + shift        head = T(mean), tail = mean - head,
                                         scale = gamma inv_std, shift = beta - tail scale
 
+For float64 data the head is the mean as float64 has it, and the tail what is beyond its digits.
 One subtraction, one fma, in a loop that waits for memory; a constant channel is exactly beta.
 """
 
@@ -57,18 +58,26 @@ def invert_deviations(statistics, first, last, eps):
 
 
 @inlined
+def mean_in_parts(folded, statistics, channel, count):
+    """The means of some channels: the heads, in the type of `folded`, and their float64 tails."""
+    zero = splat(statistics[0], 0.0)
+    mean = load_part(statistics[0], channel, count, zero)
+    head = narrow(folded[HEAD], mean)
+    return head, (mean - widen(head)) + load_part(statistics[3], channel, count, zero)
+
+
+@inlined
 def channel_constants(folded, statistics, parameters, first, last):
     """Writes head, scale and shift of the channels first..last-1 to `folded`."""
     width = lanes(statistics[0])
     zero = splat(statistics[0], 0.0)
     for channel in range(first, last, width):
         count = min(width, last - channel)
-        mean = load_part(statistics[0], channel, count, zero)
-        head = narrow(folded[HEAD], mean)
+        head, tail = mean_in_parts(folded, statistics, channel, count)
         gamma = load_wide(parameters[0], channel, count, zero)
         beta = load_wide(parameters[1], channel, count, zero)
         scale = gamma * load_part(statistics[2], channel, count, zero)
-        shift = beta - (mean - widen(head)) * scale
+        shift = beta - tail * scale
         store_part(folded[HEAD], channel, head, count)
         store_part(folded[SCALE], channel, narrow(folded[HEAD], scale), count)
         store_part(folded[SHIFT], channel, narrow(folded[HEAD], shift), count)
@@ -79,7 +88,7 @@ def fold_given(constants, folded, statistics, given, parameters, eps, spans):
     """Statistics and constants of all channels from a mean and variance that were given.
 
     constants   (>= 3, ld), folded (>= 3, >= c): head, scale and shift, written
-    statistics  (3, c) float64: mean, var and inv_std, written
+    statistics  (4, c) float64: mean, var and inv_std, written; the mean's rest
     given       (c,) and (c,): mean and var; they may be rows of `statistics`
     parameters  (c,) and (c,): gamma, beta
 

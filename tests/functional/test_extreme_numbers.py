@@ -1,0 +1,126 @@
+"""Numbers at both ends of their type's range, and means far beyond deviations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nbnorm import (
+    Moments,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inference,
+    dense_batch_norm_forward,
+)
+from nbnorm.layers import BatchNorm, CrossIterationBatchNorm, DenseBatchNorm
+
+# Every plan: tiles, planes and columns, with a rest; the last ones in slices.
+SHAPES = [(8, 2), (5, 3, 7), (4, 2, 300), (3000, 3), (40, 2, 900)]
+SCALES = [2.0**k for k in (-996, -530, -480, 0, 500, 511, 520, 996)]
+
+
+def along(values, shape):
+    """A number a channel, laid along an array of a shape."""
+    return np.reshape(values, (-1,) + (1,) * (len(shape) - 2))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", SCALES)
+def test_float64_of_any_scale_is_as_exact_as_at_1(rng, scale, weighted, shape):
+    z, dy = rng.normal(3.0, 1.0, shape), rng.standard_normal(shape)
+    gamma, beta = rng.uniform(0.5, 2.0, (2, shape[1]))
+    options = {"eps": 0.0}
+    if weighted:
+        options["sample_weight"] = rng.uniform(0.5, 2.0, (shape[0], 1, *shape[2:]))
+    y, context = batch_norm_forward(z, gamma, beta, **options)
+    dx, dgamma, dbeta, _ = batch_norm_backward(dy, context)
+    # Other channels are as they were: each has a scale of its own.
+    scales = along(np.where(np.arange(shape[1]) == 1, scale, 1.0), shape)
+    scaled, context = batch_norm_forward(z * scales, gamma, beta, **options)
+    gradients = batch_norm_backward(dy, context)
+    bound = {"rtol": 0, "atol": 1e-13}
+    np.testing.assert_allclose(scaled, y, **bound)
+    np.testing.assert_allclose(gradients.dx * scales, dx, **bound)
+    np.testing.assert_allclose(gradients.dgamma, dgamma, rtol=1e-12, atol=1e-11)
+    np.testing.assert_allclose(gradients.dbeta, dbeta, rtol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-300, 1e-5])
+def test_eps_beside_tiny_deviations(rng, eps):
+    z = rng.standard_normal((50, 3))
+    y, _ = batch_norm_forward(z * 1e-200, eps=eps)
+    wide = (z * 1e-200).astype(np.longdouble)
+    right = (wide - wide.mean(0)) / np.sqrt(wide.var(0) + np.longdouble(eps))
+    np.testing.assert_allclose(y, right.astype(float), rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        BatchNorm(3, dtype=np.float64),
+        CrossIterationBatchNorm(3, window=2, dtype=np.float64),
+        DenseBatchNorm(3, 3, dtype=np.float64, rng=0),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_variance_beyond_float64_moves_no_running_statistics(rng, layer):
+    before = {name: array.copy() for name, array in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="variances that float64 can hold"):
+        layer.forward(rng.standard_normal((8, 3)) * 1e200)
+    for name, array in layer.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_moments_of_a_variance_beyond_float64_are_refused(rng):
+    x = rng.standard_normal((8, 3)) * 1e200
+    with pytest.raises(ValueError, match=r"batch_norm_forward: moments is .* float64 can hold"):
+        batch_norm_forward(x, moments=Moments.of(x))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_a_dense_layer_whose_columns_have_no_squares(rng, scale):
+    x, weight = rng.standard_normal((4096, 8)), rng.standard_normal((1024, 8))
+    options = {"eps": 0.0}
+    y, _ = dense_batch_norm_forward(x, weight, **options)
+    scaled, _ = dense_batch_norm_forward(x * scale, weight, **options)
+    np.testing.assert_allclose(scaled, y, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("mean", [1e4, 1e8, 1e12])
+def test_a_large_mean_costs_no_digits(rng, mean, shape):
+    x, dy = mean + rng.standard_normal(shape), rng.standard_normal(shape)
+    near = x - mean  # exact
+    right, near_context = batch_norm_forward(near)
+    expected = batch_norm_backward(dy, near_context).dx
+    y, context = batch_norm_forward(x)
+    np.testing.assert_allclose(y, right, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(batch_norm_backward(dy, context).dx, expected, rtol=0, atol=2e-14)
+    whole, whole_context = batch_norm_forward(x, moments=Moments.of(x))
+    np.testing.assert_allclose(whole, right, rtol=0, atol=1e-14)
+    dx = batch_norm_backward(dy, whole_context, sums=lambda part: part).dx
+    np.testing.assert_allclose(dx, expected, rtol=0, atol=2e-14)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scale", [1e-37, 1e-40, 1e-43])
+def test_denormal_deviations_of_float32(rng, scale, shape):
+    x = rng.standard_normal(shape).astype(np.float32)
+    x[:, 1] *= scale
+    residual = rng.standard_normal(shape).astype(np.float32)
+    gamma = np.array([2.0, -3.0, 1.0][: shape[1]])
+    options = {"eps": 0.0, "activation": "relu"}
+    y, context = batch_norm_forward(x, gamma, residual=residual, **options)
+    right, _ = batch_norm_forward(
+        x.astype(float), gamma, residual=residual.astype(float), **options
+    )
+    np.testing.assert_allclose(y, right, rtol=0, atol=1e-5)
+    inferred = batch_norm_inference(
+        x, context.mean, context.var, gamma, residual=residual, **options
+    )
+    np.testing.assert_allclose(inferred, right, rtol=0, atol=1e-5)
+    # Neighbours have the bits that they have beside ordinary ones.
+    x[:, 1] = 1.0
+    neighbours, _ = batch_norm_forward(x, gamma, residual=residual, **options)
+    np.testing.assert_array_equal(np.delete(y, 1, 1), np.delete(neighbours, 1, 1))
