@@ -101,8 +101,8 @@ def normalize_product(
     with np.errstate(all="ignore"):  # NaN and infinity are looked for below
         var = (_product(v, gram) * v).sum(axis=1) / (n - ddof)
         independent = np.square(v).sum(axis=1) * (n / (n - ddof))
-        least = np.maximum(SMALLEST_PART * independent, SMALLEST_SQUARE_OF_DOUBLES)
-        if not (var + eps >= least).all():
+        held = (var + eps >= SMALLEST_SQUARE_OF_DOUBLES) | (v == 0).all(axis=1)
+        if not (held & (var + eps >= SMALLEST_PART * independent)).all():
             return None
         inv_std = np.zeros(len(var))
         np.divide(1.0, np.sqrt(var + eps), out=inv_std, where=var + eps != 0.0)
@@ -169,12 +169,12 @@ def differentiate(
     n, k = dy.shape
     if saved.activation is None:
         g = run_of(dy)
-        mean, var, _ = channel_statistics(g, (n, k, 1))
+        mean, var = channel_statistics(g, (n, k, 1))[:2]
     else:
         summed = sums_for((n, k, standardized.rows.shape[1]), dy.dtype)
         g = empty((n * k,), dy.dtype)
         _apply(g, standardized, saved.beta, saved.activation, run_of(dy), summed)
-        mean, var, _ = channel_statistics(g, (n, k, 1), summed)
+        mean, var = channel_statistics(g, (n, k, 1), summed)[:2]
     if not (np.square(mean) <= LARGEST_MEAN**2 * var).all():
         return None
     cross = deep_product(Matrix(g, k, n, 1, k), matrix(standardized.rows))
