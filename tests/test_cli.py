@@ -80,7 +80,7 @@ def test_wrong_arguments(arguments, capsys):
     assert "usage: nbnorm" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["info"], ["warmup"], ["demo"]])
+@pytest.mark.parametrize("arguments", [[], ["info"], ["warmup"], ["demo"], ["compare"]])
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([*arguments, "--help"])
@@ -88,7 +88,43 @@ def test_help(arguments, capsys):
     assert "usage: nbnorm" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["warmup", "demo"])
+def test_examples_of_the_help_are_right(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    examples = capsys.readouterr().out.partition("examples:")[2].partition("exit codes:")[0]
+    commands = [line.split("   ")[0].split()[1:] for line in examples.strip().splitlines()]
+    assert len(commands) > 5
+    for command in commands:
+        if "--help" not in command:
+            cli._parser().parse_args(command)
+
+
+@pytest.mark.skipif(not options.is_compiling(), reason="nothing is compiled")
+def test_an_error_is_one_line(capsys):
+    assert cli.main(["compare", "--seconds", "-1"]) == 1
+    assert capsys.readouterr().err == "nbnorm: error: --seconds is -1; expected more than 0\n"
+
+
+def test_an_error_of_several_lines_becomes_one(capsys, monkeypatch):
+    def fails():
+        raise OSError("disk\nfull")
+        yield
+
+    monkeypatch.setattr(cli, "_info", fails)
+    assert cli.main(["info"]) == 1
+    assert capsys.readouterr().err == "nbnorm: error: disk full\n"
+
+
+def test_ctrl_c_ends_with_its_code(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(cli, "_info", interrupted)
+    assert cli.main(["info"]) == 130
+
+
+@pytest.mark.parametrize("command", ["warmup", "demo", "compare"])
 def test_nothing_to_show_where_nothing_is_compiled(command):
     out, _ = python("-m", "nbnorm", command, NUMBA_DISABLE_JIT=1)
     assert out.startswith("NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -162,7 +198,10 @@ def test_after_warmup_no_process_compiles(tmp_path):
     *steps, last = out.splitlines()
     assert len(steps) == 2 * len(cli.WARMING)
     for number, step in enumerate(steps, start=1):
-        assert re.fullmatch(rf" *{number}/{len(steps)}  float32  none .* +\d+\.\d s", step)
+        assert re.fullmatch(
+            rf" *{number}/{len(steps)} \[#* *\]  float32  none .* +\d+\.\d s +\d+\.\d MB", step
+        )
+    assert "[##########]" in steps[-1]
     count, kept = map(
         int, re.match(r"(\d+) kernels compiled in .* s; (\d+) kernels", last).groups()
     )
@@ -218,3 +257,28 @@ def test_the_demo_s_numpy_is_batch_norm(rng):
     np.testing.assert_allclose(cli.naive_forward(x), expected, atol=1e-11)
     gradients = reference.batch_norm_backward(dy, x)
     np.testing.assert_allclose(cli.numpy_backward(dy, x, mean, inv_std), gradients.dx, atol=1e-12)
+
+
+# --- compare --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not options.is_compiling(), reason="nothing is compiled")
+def test_compare(capsys, monkeypatch):
+    small = cli.Warming("small", "batch_norm", {"n": 4, "c": 3, "p": (5, 5)})
+    monkeypatch.setattr(cli, "COMPARED", (small,))
+    monkeypatch.setattr(cli, "_pytorch_steps", lambda: None)
+    about, _, _, head, train, infer = output_of(capsys, "compare", "--seconds", "0.01")
+    assert about.endswith("PyTorch is not installed")
+    assert head.split() == ["nbnorm", "PyTorch", "ratio", "NumPy", "a", "copy"]
+    assert re.fullmatch(r"small +training +\d+\.\d\d +- +- +\d+\.\d\d +\d+\.\d\d", train)
+    assert re.fullmatch(r"small +inference +\d+\.\d\d +- +- +- +\d+\.\d\d", infer)
+    assert len(head) == len(train) == len(infer)
+
+
+@pytest.mark.skipif(not options.is_compiling(), reason="nothing is compiled")
+def test_compare_with_another_library(capsys, monkeypatch):
+    small = cli.Warming("small", "batch_norm", {"n": 4, "c": 3, "p": (5, 5)})
+    monkeypatch.setattr(cli, "COMPARED", (small,))
+    monkeypatch.setattr(cli, "_pytorch_steps", lambda: lambda *_: (lambda: None, lambda: None))
+    *_, train, infer = output_of(capsys, "compare", "--seconds", "0.01")
+    assert all(len(re.findall(r"\d+\.\d\d", line)) >= 4 for line in (train, infer))

@@ -3,6 +3,7 @@
 nbnorm info      versions, processor, threads, the cache of compiled code
 nbnorm warmup    compile the common kernels into the cache
 nbnorm demo      accuracy and speed in half a screen
+nbnorm compare   speed beside what else is installed, in a minute
 nbnorm darknet   a network of darknet's files: its layers, and what it gives
 """
 
@@ -12,6 +13,7 @@ import argparse
 import importlib.metadata
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,16 +32,46 @@ from nbnorm.typing import Array
 _NOTHING_COMPILED = "NUMBA_DISABLE_JIT=1: nothing is compiled, and every kernel runs as slow Python"
 
 
+_EXAMPLES = """\
+examples:
+  nbnorm info                                  what is here, and where compiled code is kept
+  nbnorm warmup                                compile what most need, so that no call waits
+  nbnorm warmup --dtype float64 --activation silu
+  nbnorm demo                                  batch norm in half a screen
+  nbnorm compare --seconds 20                  this machine's own table
+  nbnorm COMMAND --help                        what a command takes
+
+exit codes:
+  0  done
+  1  it failed, and one line on stderr says why
+  2  wrong arguments
+  130  interrupted by Ctrl-C
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     parsed = _parser().parse_args(arguments)
-    for line in parsed.command(parsed):
-        print(line, flush=True)
+    try:
+        for line in parsed.command(parsed):
+            print(line, flush=True)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"nbnorm: error: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nbnorm", description=nbnorm.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="nbnorm",
+        description="Batch normalization on CPUs: what it finds on this machine, and does there.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nbnorm {_version('nbnorm')}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     text = "show versions, processor, threads and the cache of compiled code"
@@ -49,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     warmup = commands.add_parser(
         "warmup",
         help="compile the common kernels into the cache",
+        epilog="example: nbnorm warmup --dtype float32 float64 --activation none relu silu",
         description="Compile the common kernels into the cache, so that no later process of this "
         "user waits for the compiler: forward, backward and inference of batch norm, of dense "
         "layers and of convolutions with batch norm, channels-first and channels-last, and of L1 "
@@ -80,6 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     text = "show accuracy and speed beside NumPy"
     demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
     demo.set_defaults(command=lambda _: _demo())
+
+    compare = commands.add_parser(
+        "compare",
+        help="show speed beside what else is installed",
+        description="Time batch norms, dense layers and convolutions beside NumPy, PyTorch if it "
+        "is installed, and a copy of the input, all in turn and on as many threads.",
+        epilog="example: nbnorm compare --seconds 20",
+    )
+    compare.add_argument(
+        "--seconds", type=float, default=60.0, help="for the times, all in all (default: 60)"
+    )
+    compare.set_defaults(command=lambda parsed: _compare(parsed.seconds))
 
     from nbnorm.interop.darknet import command
 
@@ -204,15 +249,16 @@ def _warmup(dtypes: Sequence[str], activations: Sequence[str], shared: bool) -> 
         for mode in modes
     ]
     for i, (dtype, activation, warming, mode) in enumerate(steps, start=1):
-        start = time.perf_counter()
+        start, count = time.perf_counter(), _kept()
         if mode == modes[0]:
             with threads.one_thread():
                 _train_and_infer(warming, dtype, activation)
         else:
             _train_and_infer(warming, dtype, activation)
+        made = _kept() - count
         yield (
-            f"{i:>3}/{len(steps)}  {dtype}  {activation:<12} {warming.name:<24} {mode:<11} "
-            f"{time.perf_counter() - start:5.1f} s"
+            f"{i:>3}/{len(steps)} {_bar(i / len(steps))}  {dtype}  {activation:<12} "
+            f"{warming.name:<23} {mode:<10} {time.perf_counter() - start:5.1f} s  {_size(made):>8}"
         )
     if shared:
         cache.share()
@@ -228,17 +274,32 @@ def _kept_count() -> int:
     return 0 if folder is None else len(_files(folder))
 
 
+def _kept() -> int:
+    """Bytes of compiled code on disk."""
+    folder = cache.cache_folder()
+    return 0 if folder is None else _bytes(_files(folder))
+
+
+def _bar(part: float) -> str:
+    """A part of 1, drawn."""
+    return f"[{'#' * round(10 * part):<10}]"
+
+
 def _train_and_infer(warming: Warming, dtype: str, activation: str) -> None:
     operation = BY_NAME[warming.operation]
-    random = np.random.default_rng(0)
-    given = operation.draw(random, dtype, warming.sizes, **warming.options)
-    for name in ("bias", "residual"):
-        given.pop(name, None)
+    given = _drawn(warming, dtype)
     if "activation" in parameters(operation.function("forward")):
         given["activation"] = None if activation == "none" else activation
     operation.train(given)
     if "inference" in operation.directions:
         operation.call("inference", given)()
+
+
+def _drawn(warming: Warming, dtype: str) -> dict[str, Any]:
+    """Arguments of all its functions, without bias and residual."""
+    random = np.random.default_rng(0)
+    given = BY_NAME[warming.operation].draw(random, dtype, warming.sizes, **warming.options)
+    return {name: value for name, value in given.items() if name not in ("bias", "residual")}
 
 
 # --- demo -----------------------------------------------------------------------------------
@@ -307,7 +368,8 @@ def _speed(x: Array) -> Iterator[str]:
             "numpy forward": lambda: numpy_forward(x),
             "numpy backward": lambda: numpy_backward(dy, x, mean, inv_std),
             "copy": lambda: np.copyto(y, x),
-        }
+        },
+        DEMO_SECONDS,
     )
     copy = milliseconds["copy"]
     yield "Time in ms                  forward   backward"
@@ -317,13 +379,13 @@ def _speed(x: Array) -> Iterator[str]:
     yield f"  {'a copy of x by NumPy':<22}{copy:>11.1f}"
 
 
-def _timed(tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
+def _timed(tasks: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Median milliseconds of each task, run in turn so that a busy moment meets them all."""
     for task in tasks.values():
         task()
     times: dict[str, list[float]] = {name: [] for name in tasks}
-    end = time.perf_counter() + DEMO_SECONDS
-    while time.perf_counter() < end:
+    end = time.perf_counter() + seconds
+    while not times[next(iter(tasks))] or time.perf_counter() < end:
         for name, task in tasks.items():
             start = time.perf_counter()
             task()
@@ -350,3 +412,73 @@ def naive_forward(x: Array) -> Array:
     mean = x.mean(_REDUCED, keepdims=True)
     var = np.maximum((x * x).mean(_REDUCED, keepdims=True) - mean * mean, 0)
     return (x - mean) / np.sqrt(var + x.dtype.type(_EPS))
+
+
+# --- compare --------------------------------------------------------------------------------
+
+_CONVOLUTION = {"n": 8, "c": 64, "h": 56, "w": 56, "k": 64, "r": 3, "s": 3}
+COMPARED = (
+    Warming("batch norm, channels-first", "batch_norm", {"n": 32, "c": 128, "p": (28, 28)}),
+    Warming("batch norm, channels-last", "batch_norm", {"n": 32, "c": 128, "p": (28, 28)},
+            {"axis": -1}),
+    Warming("dense + batch norm + ReLU", "dense_batch_norm", {"n": 256, "c": 784, "k": 512},
+            {"activation": "relu"}),
+    Warming("3x3 conv. + batch norm + ReLU, channels-first", "conv2d_batch_norm", _CONVOLUTION,
+            {"padding": 1, "activation": "relu"}),
+    Warming("3x3 conv. + batch norm + ReLU, channels-last", "conv2d_batch_norm", _CONVOLUTION,
+            {"padding": 1, "activation": "relu", "axis": -1}),
+)  # fmt: skip
+
+
+def _compare(seconds: float) -> Iterator[str]:
+    """Milliseconds of each library, and PyTorch's over nbnorm's."""
+    if not options.is_compiling():
+        yield _NOTHING_COMPILED
+        return
+    if not seconds > 0:
+        raise ValueError(f"--seconds is {seconds:g}; expected more than 0")
+    steps = _pytorch_steps()  # imported first, so that nbnorm can share its threads
+    peers = f"PyTorch {_version('torch')}" if steps else "PyTorch is not installed"
+    yield f"float32, {_processor()}, {threads.thread_count()} threads; {peers}"
+    yield "Times in ms; the ratio is PyTorch's over nbnorm's: above 1 nbnorm is faster."
+    yield ""
+    yield f"{'':<46}{'':<11}{'nbnorm':>8}{'PyTorch':>9}{'ratio':>7}{'NumPy':>8}{'a copy':>8}"
+    for warming in COMPARED:
+        given = _drawn(warming, "float32")
+        for what, tasks in _tasks(warming, given, steps).items():
+            found = _timed(tasks, seconds / (2 * len(COMPARED)))
+            ratio = found["PyTorch"] / found["nbnorm"] if "PyTorch" in found else None
+            yield (
+                f"{warming.name:<46}{what:<11}{_cell(found['nbnorm'], 8)}"
+                f"{_cell(found.get('PyTorch'), 9)}{_cell(ratio, 7)}{_cell(found.get('NumPy'), 8)}"
+                f"{_cell(found['copy'], 8)}"
+            )
+
+
+def _pytorch_steps() -> Callable[..., tuple[Callable[[], object], Callable[[], object]]] | None:
+    try:
+        from nbnorm.interop.torch.steps import steps
+    except ImportError:
+        return None
+    return steps
+
+
+def _tasks(
+    warming: Warming, given: Mapping[str, Any], steps: Callable[..., Any] | None
+) -> dict[str, dict[str, Callable[[], object]]]:
+    """What is timed in turn, by what it is."""
+    operation = BY_NAME[warming.operation]
+    x, dy = given["x"], given["dy"]
+    place = np.empty_like(x)
+    train: dict[str, Callable[[], object]] = {"nbnorm": lambda: operation.train(given)}
+    infer: dict[str, Callable[[], object]] = {"nbnorm": operation.call("inference", given)}
+    if steps is not None:
+        train["PyTorch"], infer["PyTorch"] = steps(warming.operation, given, threads.thread_count())
+    if warming.operation == "batch_norm" and "axis" not in given:
+        train["NumPy"] = lambda: numpy_backward(dy, x, *numpy_forward(x)[1:])
+    train["copy"] = infer["copy"] = lambda: np.copyto(place, x)
+    return {"training": train, "inference": infer}
+
+
+def _cell(value: float | None, width: int) -> str:
+    return f"{'-' if value is None else f'{value:.2f}':>{width}}"
