@@ -11,6 +11,10 @@ from nbnorm import (
     batch_norm_forward,
     batch_norm_inference,
     dense_batch_norm_forward,
+    l1_normalize_backward,
+    l1_normalize_forward,
+    l2_normalize_backward,
+    l2_normalize_forward,
 )
 from nbnorm.layers import BatchNorm, CrossIterationBatchNorm, DenseBatchNorm
 
@@ -124,3 +128,58 @@ def test_denormal_deviations_of_float32(rng, scale, shape):
     x[:, 1] = 1.0
     neighbours, _ = batch_norm_forward(x, gamma, residual=residual, **options)
     np.testing.assert_array_equal(np.delete(y, 1, 1), np.delete(neighbours, 1, 1))
+
+
+NORMS = [
+    (l1_normalize_forward, l1_normalize_backward),
+    (l2_normalize_forward, l2_normalize_backward),
+]
+
+
+# Fibres of neighbours, short ones, some in a vector, a lane each; in slices.
+@pytest.mark.parametrize(("forward", "backward"), NORMS, ids=["L1", "L2"])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((3, 70), 1),
+        ((40, 5), 1),
+        ((6, 33, 3), 1),
+        ((4, 9, 50), 1),
+        ((200_000,), 0),
+        ((90_000, 3), 0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", SCALES)
+def test_norms_of_any_scale(rng, scale, shape, axis, forward, backward):
+    z, dy = rng.standard_normal(shape), rng.standard_normal(shape)
+    first = (0,) * len(shape) if axis else (slice(None),) * (len(shape) - 1) + (0,)
+    scales = np.ones([1 if a == axis else size for a, size in enumerate(shape)])
+    scales[first] = scale
+    y, context = forward(z, axis=axis, eps=0.0)
+    dx = backward(dy, context)
+    scaled, context = forward(z * scales, axis=axis, eps=0.0)
+    np.testing.assert_allclose(scaled, y, rtol=1e-11, atol=1e-300)
+    np.testing.assert_allclose(backward(dy, context) * scales, dx, rtol=1e-9, atol=1e-18)
+
+
+@pytest.mark.parametrize(("forward", "backward"), NORMS, ids=["L1", "L2"])
+@pytest.mark.parametrize("shape", [(2, 70), (40, 5), (2, 33, 3), (2, 9, 50)], ids=str)
+def test_norms_beyond_float64(rng, shape, forward, backward):
+    x, dy = np.full(shape, 1.2e308), rng.standard_normal(shape)
+    y, context = forward(x)
+    assert (context.norm == np.inf).all()
+    np.testing.assert_allclose(y, forward(np.ones(shape))[0], rtol=1e-12)
+    expected = backward(dy, forward(np.full(shape, 2.0**1000), eps=0.0)[1])
+    expected *= 2.0**1000 / 1.2e308
+    np.testing.assert_allclose(backward(dy, context), expected, rtol=0, atol=1e-310)
+
+
+def test_norms_that_are_not_finite(rng):
+    x = rng.standard_normal((4, 9, 50))
+    x[1, 2, 3], x[2, 4, 7] = np.inf, np.nan
+    y, _ = l2_normalize_forward(x)
+    spoilt = ~np.isfinite(y).all(axis=1)
+    assert spoilt[1, 3]
+    assert spoilt[2, 7]
+    assert spoilt.sum() == 2

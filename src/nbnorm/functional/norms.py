@@ -44,11 +44,15 @@ class NormalizeContext(_Fields):
 
     @property
     def norm(self) -> Array:
-        """What x was divided by, eps included: float64, in the shape of the other axes."""
+        """What x was divided by, eps included: float64, in the shape of the other axes.
+
+        A norm beyond float64, by which x is divided as exactly, is inf here.
+        """
         shape = self.x.shape
         order = self.layout.order or range(len(shape))
         others = [axis for axis in order if axis not in self.axes]
-        stored = self.norms.reshape([shape[axis] for axis in others])
+        norms = np.where(self.norms < 0, np.inf, self.norms)  # see kernels/norms/divide.py
+        stored = norms.reshape([shape[axis] for axis in others])
         return stored.transpose(np.argsort(others)) if others else stored
 
 

@@ -21,14 +21,17 @@ cut into slices, and the kernel runs twice: once to sum, and once to write.
 
 Lanes add in the data's type for `CHAIN` vectors at most and are then carried in float64, as in
 sums.py. Where float32 has no such sums, of squares above all, the strip is summed again in float64:
-any sum beyond its range, and those below it where eps does not hide them.
+any sum beyond its range, and those below it where eps does not hide them. Where float64 has no
+such sum, it is taken again of numbers smaller or larger by a power of two. A norm that is itself
+beyond float64, of several numbers next to its end, is kept as minus its 2^-64th part.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
-from nbnorm.jit.elementary import narrow
+from nbnorm.jit.elementary import absolute, narrow
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.parallel import parallel
 from nbnorm.jit.simd import (
@@ -44,7 +47,7 @@ from nbnorm.jit.simd import (
 )
 from nbnorm.kernels.batch_norm.sums import CHAIN
 from nbnorm.kernels.copies import transpose
-from nbnorm.kernels.norms.kinds import add, root, roots, subtract_projection
+from nbnorm.kernels.norms.kinds import add, lifted, root, roots, subtract_projection
 
 # 1 / d leaves the normal range of float32 where d is near either end of it: x is then multiplied
 # by a power of two first, which changes none of its digits.
@@ -55,6 +58,11 @@ _SMALLEST = 5e-324
 # Sums of float32 numbers that are taken as they are: none of the summands that matter has lost a
 # digit to the ends of the range.
 _HIGHEST, _LOWEST = 2.0**126, 2.0**-80
+
+
+# The same for float64, and what numbers are multiplied by whose sum is not.
+_HIGHEST_OF_DOUBLES, _LOWEST_OF_DOUBLES = 2.0**1000, 2.0**-900
+_SHRINK, _STRETCH = 2.0**-600, 2.0**600
 
 
 class NormTiling(NamedTuple):
@@ -103,7 +111,7 @@ class _Strip(NamedTuple):
     """The norms fibre..fibre+fibres-1, of the values first..last-1 or a slice of them.
 
     A vector takes `count` values, and the next one begins `step` values on; where `count` is more
-    than `fibres`, it has several values of each.
+    than `fibres`, it has several values of each. The whole strip is the values begin..end-1.
     """
 
     fibre: Any
@@ -112,11 +120,15 @@ class _Strip(NamedTuple):
     last: Any
     step: Any
     count: Any
+    begin: Any
+    end: Any
 
 
 @inlined
 def _reciprocal(d):
     """(lift, factor) with x / d = x lift factor; 0 where d is 0."""
+    if d < 0.0:
+        return _DOWN, -1.0 / d
     lift = 1.0
     if d > _LARGE:
         lift = _DOWN
@@ -131,7 +143,9 @@ def _reciprocals(d):
     one = splat(d, 1.0)
     lift = select(d > splat(d, _LARGE), splat(d, _DOWN), one)
     lift = select(d < splat(d, _SMALL), splat(d, _UP), lift)
-    return lift, select(d < splat(d, _SMALLEST), splat(d, 0.0), one / (d * lift))
+    factor = select(d < splat(d, _SMALLEST), splat(d, 0.0), one / (d * lift))
+    beyond = d < splat(d, 0.0)
+    return select(beyond, splat(d, _DOWN), lift), select(beyond, splat(d, -1.0) / d, factor)
 
 
 @inlined
@@ -173,6 +187,52 @@ def _sum_widened(x, first, last, step, count, kind):
     for i in range(first, last, step):
         sums = add(kind, sums, widen(load_part(x, i, min(count, last - i), zero)))
     return sums
+
+
+@inlined
+def _sum_lifted(x, first, last, step, count, lifts, kind):
+    """The same sums of numbers that are `lifts` times as large, each lane by its own."""
+    zero = splat(x, 0.0)
+    sums = widen(zero)
+    for i in range(first, last, step):
+        v = widen(load_part(x, i, min(count, last - i), zero))
+        sums = add(kind, sums, v * lifts)
+    return sums
+
+
+@inlined
+def _norm(x, sums, strip, kind, eps):
+    """The norm of a fibre whose lanes are summed."""
+    summed = total(sums)
+    lowest = _LOWEST_OF_DOUBLES if eps < _LOWEST_OF_DOUBLES else 0.0
+    if x.itemsize < 8 or lowest <= summed < _HIGHEST_OF_DOUBLES:
+        return root(kind, summed + eps)
+    lift = _STRETCH if summed < lowest else _SHRINK
+    lifts = splat(sums, lift)
+    again = total(_sum_lifted(x, strip.begin, strip.end, strip.step, strip.count, lifts, kind))
+    d = root(kind, again + lifted(kind, eps, lift))
+    return d / lift if d / lift < math.inf or not d < math.inf else -(d * (_DOWN / lift))
+
+
+@inlined
+def _norms(x, sums, row, strip, kind, eps):
+    """The norms of a strip of several fibres."""
+    d = roots(kind, sums + splat(sums, eps))
+    if x.itemsize < 8:
+        return d
+    one, infinite = splat(sums, 1.0), splat(sums, math.inf)
+    lowest = _LOWEST_OF_DOUBLES if eps < _LOWEST_OF_DOUBLES else 0.0
+    lifts = select(sums < splat(sums, _HIGHEST_OF_DOUBLES), one, splat(sums, _SHRINK))
+    lifts = select(sums < splat(sums, lowest), splat(sums, _STRETCH), lifts)
+    if total(absolute(lifts - one)) == 0.0:
+        return d
+    again = _sum_lifted(x, strip.begin, strip.end, strip.step, strip.count, lifts, kind)
+    if strip.count > strip.fibres:
+        again = _add_lanes(again, row, strip.count, strip.fibres)
+    large = roots(kind, again + lifted(kind, splat(sums, eps), lifts))
+    beyond = splat(sums, -_DOWN) / lifts * large
+    again = select(large / lifts < infinite, large / lifts, select(large < infinite, beyond, large))
+    return select(lifts < one, again, select(lifts > one, again, d))
 
 
 @inlined
@@ -239,8 +299,9 @@ def _norms_of_lanes(norms, row, strip, others):
 
 
 @inlined
-def _divide_fibre(out, norms, sums_row, dy, x, kind, eps, passes, fibre, first, last):
-    """Sums, or writes, or both, x[first : last]: a fibre of neighbours or a slice of one."""
+def _divide_fibre(out, norms, sums_row, dy, x, kind, eps, passes, strip):
+    """Sums, or writes, or both, a fibre of neighbours or a slice of one."""
+    fibre, first, last = strip.fibre, strip.first, strip.last
     width = lanes(x)
     zero = splat(x, 0.0)
     lift, factor, projection = zero, zero, zero
@@ -257,7 +318,7 @@ def _divide_fibre(out, norms, sums_row, dy, x, kind, eps, passes, fibre, first, 
         store_part(sums_row, 0, sums, width)
         return
     if dy is None:
-        norms[fibre] = root(kind, total(sums) + eps)
+        norms[fibre] = _norm(x, sums, strip, kind, eps)
         one_lift, one_factor = _reciprocal(norms[fibre])
         lift, factor = splat(x, one_lift), splat(x, one_factor)
     else:
@@ -268,7 +329,7 @@ def _divide_fibre(out, norms, sums_row, dy, x, kind, eps, passes, fibre, first, 
 @inlined
 def _divide_strip(out, norms, row, sums_row, dy, x, kind, eps, passes, strip):
     """The same for a strip of several fibres."""
-    _, _, first, last, step, count = strip
+    _, _, first, last, step, count, _, _ = strip
     width = lanes(x)
     zero = splat(x, 0.0)
     lift, factor, projection = zero, zero, zero
@@ -292,7 +353,7 @@ def _divide_strip(out, norms, row, sums_row, dy, x, kind, eps, passes, strip):
     if count > strip.fibres:
         sums = _add_lanes(sums, row, count, strip.fibres)
     if dy is None:
-        d = roots(kind, sums + splat(sums, eps))
+        d = _norms(x, sums, row, strip, kind, eps)
         store_part(norms, strip.fibre, d, strip.fibres)
         wide_lift, wide_factor = _reciprocals(d)
         lift, factor = narrow(x, wide_lift), narrow(x, wide_factor)
@@ -313,7 +374,8 @@ def _divide_short_fibres(out, norms, work, tile, dy, x, kind, eps, fibre, count,
     width = lanes(x)
     row, sums_row = work.lanes[tile], work.sums[tile]
     first = tile * c * width
-    strip = _Strip(fibre, count, first, first + c * width, width, count)
+    last = first + c * width
+    strip = _Strip(fibre, count, first, last, width, count, first, last)
     whole = Passes(True, True, False)
     transpose(work.transposed, first, width, x, fibre * c, c, count, c, width)
     if dy is not None:
@@ -368,10 +430,10 @@ def divide_by_norms(lo, hi, out, norms, dy, x, kind, eps, work, passes, tiling, 
             last = min(last, c)
             for fibre in range(strip, last_strip):
                 start = fibre * c
-                _divide_fibre(
-                    out, norms, sums_row, dy, x, kind, eps, passes, fibre, start + first,
-                    start + last,
-                )  # fmt: skip
+                strip_ = _Strip(
+                    fibre, 1, start + first, start + last, width, width, start, start + c
+                )
+                _divide_fibre(out, norms, sums_row, dy, x, kind, eps, passes, strip_)
             continue
         sample = strip // tiling.sample_strips
         column = (strip - sample * tiling.sample_strips) * width
@@ -383,6 +445,7 @@ def divide_by_norms(lo, hi, out, norms, dy, x, kind, eps, work, passes, tiling, 
                 _Strip(
                     sample * s + column, fibres, start + first + column,
                     start + min(last + column, size), step, step if together else fibres,
+                    start + column, start + size,
                 ),
             )  # fmt: skip
             column += width

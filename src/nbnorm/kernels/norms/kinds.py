@@ -4,6 +4,7 @@ A kind of norm reaches a kernel as an instance of one of the classes below, as a
 and Numba compiles the kernel once for each. The methods take and return vectors, but for `root`:
 
 add                  sums plus the summands of v
+lifted               what a sum becomes of numbers that are `lift` times as large
 root, roots          the norm of a sum, a number or a vector
 subtract_projection  the gradient g of y less `projection` times that of the norm, where y = v / d
 penalty_gradient     the gradient of weight sum(|v|), or of weight / 2 sum(v^2)
@@ -32,6 +33,9 @@ class L1(NamedTuple):
     def add(self, sums, v):
         return sums + absolute(v)
 
+    def lifted(self, total, lift):
+        return total * lift
+
     def root(self, total):
         return total
 
@@ -51,6 +55,9 @@ class L2(NamedTuple):
     def add(self, sums, v):
         return fma(v, v, sums)
 
+    def lifted(self, total, lift):
+        return total * lift * lift
+
     def root(self, total):
         return math.sqrt(total)
 
@@ -67,6 +74,11 @@ class L2(NamedTuple):
 def add(kind: Any, sums: Any, v: Any) -> Any:
     """Sums plus abs(v) or v^2."""
     return kind.add(sums, v)
+
+
+def lifted(kind: Any, total: Any, lift: Any) -> Any:
+    """A sum times lift, or lift^2; both are numbers or both are vectors."""
+    return kind.lifted(total, lift)
 
 
 def root(kind: Any, total: Any) -> Any:
@@ -92,6 +104,11 @@ def penalty_gradient(kind: Any, v: Any, weight: Any) -> Any:
 @by_type(add)
 def _overload_add(kind, sums, v):
     return kind.instance_class.add
+
+
+@by_type(lifted)
+def _overload_lifted(kind, total, lift):
+    return kind.instance_class.lifted
 
 
 @by_type(root)
