@@ -33,9 +33,11 @@ c is that of a group. Of Keras's depthwise layers, kernels (r, s, c, multiplier)
 exported ones are those of a Conv2D in groups, which ``reshape(r, s, c, multiplier)`` turns into
 them. A SeparableConv2D is two layers of one name, a depthwise one without bias and a pointwise one.
 
-A running variance is carried over as it is: that one framework divides by m
-and the other by m - 1 concerns what later batches add to it. The rows of a dense layer behind a
-`Flatten` count pixels in the order of the layout; it has to be the same on both sides.
+A running variance is carried over as it is: that one framework divides by m and the other by m - 1
+concerns what later batches add to it. A negative one, as some old files have between -eps and 0, is
+refused here and everywhere else: load ``np.maximum(var, 0)`` in its place. The rows of a dense
+layer behind a `Flatten` count pixels in the order of the layout; it has to be the same on both
+sides.
 
 Sources: ``torch.nn.BatchNorm2d``, ``keras.layers.BatchNormalization``, ``flax.linen.BatchNorm``,
 ``flax.nnx.BatchNorm`` and ONNX's ``BatchNormalization`` (opset 15); the tests compare with each.
