@@ -31,7 +31,8 @@ def test_wide_convolutions_of_3x3_are_winograds():
         {"window": (3, 2)},
         {"stride": (2, 2)},
         {"dilation": (2, 2)},
-        {"n": 1, "positions": (7, 7)},  # few tiles
+        {"n": 3, "positions": (7, 7)},  # few tiles
+        {"n": 15, "positions": (7, 7), "c": 512, "k": 512},  # few for so many weights
         {"positions": (5, 5)},  # tiles that are mostly overhang
         {"c": 3},
         {"k": 2},
@@ -40,6 +41,13 @@ def test_wide_convolutions_of_3x3_are_winograds():
 )
 def test_others_are_direct(changes):
     assert chosen(WIDE._replace(**changes)) is direct
+
+
+def test_the_gradient_of_the_weights_takes_more_tiles():
+    conv = WIDE._replace(n=1)  # 49
+    assert chosen(conv) is winograd
+    assert algorithms.chosen(conv, 4, of_weights=True) is direct
+    assert algorithms.chosen(conv._replace(n=2), 4, of_weights=True) is winograd
 
 
 def test_channels_fill_a_register():

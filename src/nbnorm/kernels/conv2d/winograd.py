@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.parallel import parallel
-from nbnorm.jit.simd import lanes_of_register
+from nbnorm.jit.simd import lanes, lanes_of_register, load_part, splat, store_part
 from nbnorm.kernels.conv2d.direct import depth_at_once
 from nbnorm.kernels.conv2d.epilogue import finish
 from nbnorm.kernels.conv2d.geometry import (
@@ -72,7 +72,7 @@ def transform_weights(lo, hi, points, transposed, weight, order, is_reversed, ge
     """
     order, geometry = WeightOrder(*order), Geometry(*geometry)
     depth, columns = geometry.c, geometry.k
-    lanes = lanes_of_register(points)
+    register = lanes_of_register(points)
     part = depth_at_once(depth)
     padded = padded_width(points, columns)
     size = padded * depth + GAP
@@ -92,10 +92,10 @@ def transform_weights(lo, hi, points, transposed, weight, order, is_reversed, ge
                     order.k_step, used, TAPS, width,
                 )  # fmt: skip
                 at = first * padded + j * high + (p - first) * width
-                for lane in range(0, width, lanes):
+                for lane in range(0, width, register):
                     transform_weight(
                         points, (at + lane, PATCH * size, size), transposed[panel],
-                        (corner + lane, 3 * across, across), (3, 3), lanes,
+                        (corner + lane, 3 * across, across), (3, 3), register,
                     )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def _pixels_of(tiles, geometry):
 def _read_points(points, input_block, transposed, x, tiles, geometry):
     """The points of a block's input: point after point, each (tiles, c + GAP)."""
     c = geometry.c
-    lanes = lanes_of_register(points)
+    register = lanes_of_register(points)
     step = _input_step(geometry)
     width = geometry.input_width
     copy_input(input_block, transposed, x, tiles, geometry)
@@ -174,11 +174,11 @@ def _read_points(points, input_block, transposed, x, tiles, geometry):
         for i in range(tiles.rows):
             for j in range(geometry.columns):
                 pixel = (image * geometry.input_height + i * TILE) * width + j * TILE
-                for p in range(0, c, lanes):
+                for p in range(0, c, register):
                     transform_input(
                         points, (tile * (c + GAP) + p, PATCH * step, step),
                         input_block, (pixel * c + p, width * c, c),
-                        (PATCH, PATCH), min(lanes, c - p),
+                        (PATCH, PATCH), min(register, c - p),
                     )  # fmt: skip
                 tile += 1
 
@@ -211,7 +211,7 @@ def _write_tiles(z, output_block, points, channels, block, geometry):
     """The pixels of a block from its points."""
     w, k = geometry.z_w, geometry.k
     columns = channels[1] - channels[0]
-    lanes = lanes_of_register(z)
+    register = lanes_of_register(z)
     step = _tiles_of_block(geometry) * columns + GAP
     to = z if geometry.z_last else output_block
     ld = k if geometry.z_last else columns
@@ -223,11 +223,11 @@ def _write_tiles(z, output_block, points, channels, block, geometry):
                 if geometry.z_last:
                     row = (block.image + image) * geometry.z_h + block.row + i
                     at = (row * w + j) * k + channels[0]
-                for q in range(0, columns, lanes):
+                for q in range(0, columns, register):
                     transform_output(
                         to, (at + q, w * ld, ld),
                         points, (tile * columns + q, PATCH * step, step),
-                        (block.rows - i, w - j), min(lanes, columns - q),
+                        (block.rows - i, w - j), min(register, columns - q),
                     )  # fmt: skip
                 tile += 1
     if not geometry.z_last:
@@ -318,15 +318,15 @@ def _transform_gradient(points, pixels, ld, first, last, block, geometry):
 @inlined
 def _transform_gradient_tile(points, to, step, width, dz, at, steps, size, used):
     """The points of a tile in a panel: of `used` channels, and zeros for those up to `width`."""
-    lanes = lanes_of_register(points)
-    for lane in range(0, width, lanes):
-        count = max(min(lanes, used - lane), 0)
+    register = lanes_of_register(points)
+    for lane in range(0, width, register):
+        count = max(min(register, used - lane), 0)
         transform_output_gradient(
             points, (to + lane, PATCH * step, step), dz,
             (min(at + lane, dz.size), steps[0], steps[1]), size, count,
         )  # fmt: skip
         for point in range(POINTS):
-            for q in range(count, lanes):
+            for q in range(count, register):
                 points[to + lane + point * step + q] = 0.0
 
 
@@ -365,18 +365,23 @@ def return_weights(lo, hi, spread, products, parts, sizes):
     sizes     (c, k)
     """
     c, k = sizes
-    lanes = lanes_of_register(products)
+    width = lanes(products)
+    register = lanes_of_register(products)
+    zero = splat(products, 0.0)
     size = c * k + GAP
     for p in range(lo, hi):
-        for point in range(POINTS):
-            at = point * size + p * k
-            for part in range(1, parts):
-                for j in range(at, at + k):
-                    products[j] += products[part * POINTS * size + j]
-        for j in range(0, k, lanes):
+        for point in range(POINTS if parts > 1 else 0):
+            for j in range(0, k, width):
+                at = point * size + p * k + j
+                added = load_part(products, at, k - j, zero)
+                for part in range(1, parts):
+                    beside = part * POINTS * size + at
+                    added = added + load_part(products, beside, k - j, zero)
+                store_part(products, at, added, k - j)
+        for j in range(0, k, register):
             transform_weight_gradient(
                 spread, (p * k + j, 3 * c * k, c * k), products, (p * k + j, PATCH * size, size),
-                (PATCH, PATCH), min(lanes, k - j),
+                (PATCH, PATCH), min(register, k - j),
             )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from nbnorm.launch.conv2d import depthwise, direct, grouped, winograd
 from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.launch.conv2d.images import Images, destination_of_images, images_of, new_images
 from nbnorm.launch.gemm import shift_by
-from nbnorm.launch.machine import PARALLEL_FROM_VALUES
+from nbnorm.launch.machine import LLC_BYTES, PARALLEL_FROM_VALUES
 from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.statistics import Summed, channel_sums
 from nbnorm.typing import Array
@@ -56,11 +56,17 @@ WIDEST_GROUP = 8
 # (8, 192, 28, 28) by 5 by 5 in 0.49 against 0.57 ms, by 3 by 3 in 0.26 against 0.19 (Zen 5).
 MOST_TAPS = 9
 
-# Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay.
+# Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay; in the
+# second case, where a forward finds all of them in the last-level cache. With 512 channels it does
+# not: (32, 512, 4, 512) of 32 tiles is a draw, (32, 256, 4, 256) takes 1.2 ms instead of 1.8, and
+# (1, 256, 14, 256) of 16 tiles 0.6 instead of 0.8 (Zen 5, two threads). The gradient of the weights
+# has their points in several parts, and gains less.
 REPAYING_TILES = 64
+REPAYING_TILES_IN_CACHE = 16
+CACHED_POINTS_BYTES = LLC_BYTES // 2
 
 # Multiplications of a direct convolution that its tiles must save: (8, 5, 5) has too much overhang.
-SAVING = 1.5
+SAVING = 1.6
 
 
 def has_winograd(conv: Convolution) -> bool:
@@ -70,11 +76,12 @@ def has_winograd(conv: Convolution) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def chosen(conv: Convolution, itemsize: int) -> Algorithm:
-    """The module for a convolution and its gradients."""
+def chosen(conv: Convolution, itemsize: int, of_weights: bool = False) -> Algorithm:
+    """The module for a convolution and its gradients; `of_weights` for the gradient of these."""
     algorithm = conv.algorithm
     if algorithm == "auto":
-        algorithm = "winograd" if _gains_by_winograd(conv, itemsize) else "direct"
+        gains = _gains_by_winograd(conv, itemsize, of_weights)
+        algorithm = "winograd" if gains else "direct"
     if algorithm == "direct" and conv.groups > 1:
         if conv.c == conv.k == 1 and conv.taps <= MOST_TAPS:
             return depthwise
@@ -83,13 +90,15 @@ def chosen(conv: Convolution, itemsize: int) -> Algorithm:
     return BY_NAME[algorithm]
 
 
-def _gains_by_winograd(conv: Convolution, itemsize: int) -> bool:
+def _gains_by_winograd(conv: Convolution, itemsize: int, of_weights: bool) -> bool:
+    is_cached = 36 * conv.c * conv.k * itemsize <= CACHED_POINTS_BYTES
+    repaying = REPAYING_TILES_IN_CACHE if is_cached and not of_weights else REPAYING_TILES
     tiles = conv.n * math.prod(-(-size // TILE) for size in conv.positions)
     pixels = conv.n * math.prod(conv.positions)
     return (
         has_winograd(conv)
         and min(conv.c, conv.k) >= target.register_bytes() // itemsize
-        and tiles >= REPAYING_TILES
+        and tiles >= repaying
         and SAVING * 36 * tiles <= 9 * pixels
     )
 
@@ -134,7 +143,7 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
     if dz.flat.size == 0:
         dweight[...] = 0.0
         return
-    chosen(conv, dweight.itemsize).weight_gradient(dweight, dz, x, conv)
+    chosen(conv, dweight.itemsize, of_weights=True).weight_gradient(dweight, dz, x, conv)
 
 
 # --- arrays ---------------------------------------------------------------------------------

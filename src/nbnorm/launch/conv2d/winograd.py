@@ -47,7 +47,7 @@ MOST_TILES = 64
 FEWEST_TILES = 64
 
 # Bytes of the points of the gradients of the weights, one of each part of the blocks.
-SUMS_BYTES = 16 << 20
+SUMS_BYTES = 8 << 20
 
 
 def _tiles(z: View, before: Sizes) -> Window:
