@@ -105,7 +105,7 @@ def synchronized(layer: AnyLayer, communicator: Communicator) -> AnyLayer:
     for index, norm in enumerate(found):
         _compare(function, communicator, f"batch norm {index}, {norm},", _header(norm))
     for norm in found:
-        norm.exchange = _Exchange(type(norm).__name__, communicator, _shape(norm))
+        norm.exchange = Gathers(type(norm).__name__, communicator, _shape(norm))
     return layer
 
 
@@ -173,7 +173,7 @@ def _gathered(function: str, communicator: Communicator, array: Array) -> list[A
 # --- what they exchange -----------------------------------------------------------------------
 
 
-class _Exchange:
+class Gathers:
     """The gathers of one layer: one each forward, one each backward."""
 
     def __init__(self, name: str, communicator: Communicator, shape: tuple[int, ...]) -> None:

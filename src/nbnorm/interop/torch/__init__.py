@@ -8,8 +8,9 @@ Two doors::
     model = nbt.convert(model)       # convolution, norm, residual and activation fused
 
 `enable`, `disable`, `enabled`, `is_enabled` and `status` switch PyTorch's own operators over;
-`convert`, `revert` and `report` are about one model. docs/pytorch.md says what is taken, what is
-left to PyTorch and how both share their threads.
+`convert`, `revert` and `report` are about one model. `SyncBatchNorm` and `convert_sync_batchnorm`
+are batch norms over several processes. docs/pytorch.md says what is taken, what is left to PyTorch
+and how both share their threads.
 
 Importing this package imports PyTorch, which nothing else in nbnorm does: ``pip install
 nbnorm[torch]``.
@@ -18,11 +19,14 @@ nbnorm[torch]``.
 from nbnorm.interop.torch.conversion import convert, report, revert
 from nbnorm.interop.torch.override import Status, disable, enable, enabled, is_enabled, status
 from nbnorm.interop.torch.patterns import Entry
+from nbnorm.interop.torch.synchronized import SyncBatchNorm, convert_sync_batchnorm
 
 __all__ = [
     "Entry",
     "Status",
+    "SyncBatchNorm",
     "convert",
+    "convert_sync_batchnorm",
     "disable",
     "enable",
     "enabled",
