@@ -165,6 +165,36 @@ def test_columns(shape, copies, stream, height, frozen, variant, wanted):
     outputs.assert_hold(dx, dresidual)
 
 
+@both_types
+@pytest.mark.parametrize("size", [1, 100, 100_000])
+@pytest.mark.parametrize("shape", [(3, 2, 5), (7, 3, 49), (5, 2, 127), (40, 70, 1)], ids=str)
+def test_weights_of_places_are_on_what_comes_by_mean_and_variance(shape, size, dtype):
+    variant = next(v for v in VARIANTS if v.dtype == dtype)
+    drawn = integers(shape, dtype, size % 3)
+    n, c, s = shape
+    dx, dresidual, _, sums = by_numpy(drawn, variant)
+    direct = dresidual * drawn.along(drawn.parameters[0] * drawn.statistics[2])
+    weights = np.random.default_rng(0).integers(0, 9, n * s).astype(dtype) / 4
+    w = np.broadcast_to(weights.reshape(n, 1, s), shape).reshape(-1)
+    wanted = direct + w * (dx - direct)
+    _, constants = constants_of(drawn, None, sums)
+    common = {"dy": drawn.dy, "weights": surrounded(weights, 0)[0], "frozen": False}
+    outputs = Outputs(drawn, offset=size % 3)
+    apply_planes(
+        0, -(-dx.size // size), **outputs.arrays, **common, constants=constants, stream=False,
+        size=size, shape=shape, **drawn.data(variant),
+    )  # fmt: skip
+    outputs.assert_hold(wanted, dresidual)
+    if s == 1:
+        seen = columns(shape, 1, dtype)
+        outputs = Outputs(drawn)
+        apply_columns(
+            0, seen.tiles(16), **outputs.arrays, **common, height=16, row_length=c, stream=False,
+            constants=constants_of(drawn, seen, sums)[1], **drawn.data(variant),
+        )  # fmt: skip
+        outputs.assert_hold(wanted, dresidual)
+
+
 def test_tiles_together_in_parallel_over_dy_and_of_either_kind_are_the_same():
     variant = VARIANTS[1]
     drawn = integers((129, 3, 50), variant.dtype)
