@@ -47,12 +47,12 @@ def destination(
     if out is None:
         if order is None:
             out = empty(shape, dtype)
-            return Destination(out, out.reshape(-1))
+            return Destination(out, out.ravel())
         in_order = empty(tuple(shape[axis] for axis in order), dtype)
-        return Destination(in_order.transpose(tuple(np.argsort(order))), in_order.reshape(-1))
+        return Destination(in_order.transpose(tuple(np.argsort(order))), in_order.ravel())
     in_order = out if order is None else out.transpose(order)
     if in_order.flags.carray:  # contiguous, aligned and writable
-        return Destination(out, in_order.reshape(-1))
+        return Destination(out, in_order.ravel())
     return Destination(out, empty((out.size,), dtype), in_order)
 
 

@@ -48,7 +48,8 @@ Pair: TypeAlias = tuple[Array, Array]
 # The largest tile of planes: its block of x (and of dy), twice what a second pass surely finds.
 LARGEST_TILE_BYTES = 512 << 10
 
-# The smallest: half of an L1 cache. Channels of (8, 16, 4, 4) two by two took twice as long.
+# The smallest, so that a small array is one tile: the forward of (8, 16, 4, 4) took 2.1 us rather
+# than the 2.6 of eight tiles.
 SMALLEST_TILE_BYTES = 16 << 10
 
 # Rows of a block of columns that may share a set of the L2 cache, which they do if their length is
