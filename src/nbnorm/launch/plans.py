@@ -332,10 +332,7 @@ class Columns(NamedTuple):
         eps: float,
         activation: Any,
     ) -> bool:
-        """Y and the statistics (4, c), by a mean and variance that are given.
-
-        Returns whether a variance is negative; y is not written then.
-        """
+        """As that of `Planes`."""
         constants, folded = self.constants(3, x.dtype)
         if not self.parallel:
             return normalize.infer_columns(
@@ -417,7 +414,8 @@ def weighted_plan(shape: Shape, itemsize: int) -> Planes | Columns:
     """
     if shape[2] == 1:
         return _columns(shape, itemsize, 2, copies=1)
-    return _planes(shape, itemsize, 2)
+    # Where a plane ends, weights end too: what is streamed begins anew.
+    return _planes(shape, itemsize, 2)._replace(streamed=is_streamed(shape, itemsize, 2, shape[2]))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -465,7 +463,8 @@ def _planes(shape: Shape, itemsize: int, arrays: int) -> Planes:
         tiles=-(-values // TILE_VALUES),
         size=TILE_VALUES,
         parallel=values >= PARALLEL_FROM_VALUES,
-        streamed=is_streamed(shape, itemsize, arrays, s),
+        # Tiles are written in whole registers, however short the planes.
+        streamed=is_streamed(shape, itemsize, arrays, s if _is_columns(s, itemsize) else values),
     )
 
 
