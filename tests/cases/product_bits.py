@@ -73,6 +73,7 @@ CASES = {
         for axis in (1, -1)
         for name, shapes, options in [
             ("direct", ((4, 24, 21, 18), (40, 24, 3, 3)), {"algorithm": "direct", "padding": 1}),
+            ("one pixel", ((4, 72, 13, 14), (90, 72, 1, 1)), {}),
             ("strided", ((4, 24, 21, 18), (80, 24, 3, 2)), {"stride": 2}),
             ("one image", ((1, 24, 9, 18), (150, 24, 3, 3)), {"algorithm": "direct"}),
             ("winograd", ((4, 24, 22, 19), (40, 24, 3, 3)), {"algorithm": "winograd"}),

@@ -9,6 +9,7 @@ import pytest
 
 from nbnorm import reference
 from nbnorm.functional.conv2d import Conv2dGradients, conv2d_backward, conv2d_forward
+from tests.cases.batch_norm import channels_last_memory
 from tests.cases.finite_differences import assert_gradient
 
 N, C, K, H, W, R, S = 2, 4, 8, 7, 9, 3, 2
@@ -93,6 +94,30 @@ def test_each_algorithm_is_within_its_bound(rng, sizes, padding, axis, algorithm
     ):
         bound = BOUND[algorithm, dtype] * np.sqrt(np.mean(wanted**2))
         np.testing.assert_allclose(got, wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("memory", [1, -1])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 17, 3, 9, 7), (1, 300, 33, 5, 3)])
+def test_one_pixel_is_within_the_direct_bound(rng, sizes, memory, dtype):
+    """Whichever layout x and dy have each: they may differ, and weights lie as they like."""
+    n, c, k, h, w = sizes
+    x = rng.standard_normal((n, c, h, w)).astype(dtype)
+    weight = rng.standard_normal((k, c, 1, 1)).astype(dtype)
+    right = reference.conv2d_forward(x, weight)
+    dy = rng.standard_normal(right.shape).astype(dtype)
+    expected = reference.conv2d_backward(dy, x, weight)
+    lying = channels_last_memory(x)
+    turned = dy if memory == 1 else channels_last_memory(dy)
+    for given in (weight, np.asfortranarray(weight), weight[::-1].copy()[::-1]):
+        gradients = conv2d_backward(turned, lying, given)
+        for got, wanted in (
+            (conv2d_forward(lying, given), right),
+            (gradients.dx, expected.dx),
+            (gradients.dweight, expected.dweight),
+        ):
+            bound = BOUND["direct", dtype] * np.sqrt(np.mean(wanted**2))
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=bound)
 
 
 @pytest.mark.variant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nbnorm.jit import target
-from nbnorm.launch.conv2d import algorithms, depthwise, direct, grouped, winograd
+from nbnorm.launch.conv2d import algorithms, depthwise, direct, grouped, pointwise, winograd
 from nbnorm.launch.conv2d.convolution import Convolution
 
 WIDE = Convolution(
@@ -15,8 +15,8 @@ WIDE = Convolution(
 NARROW = WIDE._replace(groups=64, c=1, k=1)
 
 
-def chosen(conv, itemsize=4):
-    return algorithms.chosen(conv, itemsize)
+def chosen(conv, itemsize=4, last=False, of_weights=False):
+    return algorithms.chosen(conv, itemsize, last, of_weights)
 
 
 def test_wide_convolutions_of_3x3_are_winograds():
@@ -46,8 +46,8 @@ def test_others_are_direct(changes):
 def test_the_gradient_of_the_weights_takes_more_tiles():
     conv = WIDE._replace(n=1)  # 49
     assert chosen(conv) is winograd
-    assert algorithms.chosen(conv, 4, of_weights=True) is direct
-    assert algorithms.chosen(conv._replace(n=2), 4, of_weights=True) is winograd
+    assert chosen(conv, of_weights=True) is direct
+    assert chosen(conv._replace(n=2), of_weights=True) is winograd
 
 
 def test_channels_fill_a_register():
@@ -64,6 +64,33 @@ def test_narrow_groups_have_kernels_of_their_own():
     assert chosen(NARROW._replace(c=algorithms.WIDEST_GROUP + 1)) is direct
     assert chosen(NARROW._replace(k=algorithms.WIDEST_GROUP + 1)) is direct
     assert chosen(NARROW._replace(groups=1)) is direct
+
+
+def test_by_one_pixel_it_is_a_product_where_channels_lie_last():
+    conv = WIDE._replace(n=1, window=(1, 1), before=(0, 0))
+    assert chosen(conv, last=True) is pointwise
+    assert chosen(conv, last=True, of_weights=True) is pointwise
+    assert chosen(conv._replace(algorithm="direct"), last=True) is pointwise
+    assert chosen(conv._replace(dilation=(2, 2)), last=True) is pointwise
+    assert chosen(conv) is direct
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stride": (2, 2), "positions": (14, 14)},
+        {"before": (1, 0), "positions": (29, 28)},
+        {"positions": (28, 29)},  # zeros on the right
+        {"positions": (27, 28), "before": (1, 0), "image": (27, 28)},
+        {"groups": 2, "c": 32, "k": 32},
+        {"window": (1, 2)},
+        {"n": 2},  # more pixels than it gains for
+    ],
+    ids=str,
+)
+def test_other_convolutions_by_one_pixel_are_direct(changes):
+    conv = WIDE._replace(n=1, window=(1, 1), before=(0, 0))
+    assert chosen(conv._replace(**changes), last=True) is direct
 
 
 def test_a_forced_winograd_is_taken_whatever_it_gains():

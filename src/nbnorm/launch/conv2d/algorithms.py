@@ -12,7 +12,7 @@ from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d.images import turn_images
 from nbnorm.kernels.conv2d.winograd_transforms import TILE
 from nbnorm.kernels.gemm.epilogue import Epilogue
-from nbnorm.launch.conv2d import depthwise, direct, grouped, winograd
+from nbnorm.launch.conv2d import depthwise, direct, grouped, pointwise, winograd
 from nbnorm.launch.conv2d.convolution import Convolution
 from nbnorm.launch.conv2d.images import Images, destination_of_images, images_of, new_images
 from nbnorm.launch.gemm import shift_by
@@ -56,6 +56,14 @@ WIDEST_GROUP = 8
 # (8, 192, 28, 28) by 5 by 5 in 0.49 against 0.57 ms, by 3 by 3 in 0.26 against 0.19 (Zen 5).
 MOST_TAPS = 9
 
+# A product packs its part of the weights for each block of pixels, a convolution all of them once;
+# but it turns no gradient, and starts one parallel region a call where a convolution starts two.
+# Forward, then backward, convolution / product (Zen 5, us): (8, 960, 7, 7) -> 160 336 / 318
+# and 871 / 668, (8, 320, 7, 7) -> 1280 912 / 750 and 2699 / 2103, (1, 64, 28, 28) -> 256 100 / 89
+# and 224 / 206; but (8, 96, 14, 14) -> 576 427 / 434 and 1005 / 998, (8, 64, 56, 56) -> 256
+# 2767 / 3376 and 5543 / 6587.
+MOST_PIXELS = 1024
+
 # Winograd's weights are 4 times as many numbers, which fewer tiles than these do not repay; in the
 # second case, where a forward finds all of them in the last-level cache. With 512 channels it does
 # not: (32, 512, 4, 512) of 32 tiles is a draw, (32, 256, 4, 256) takes 1.2 ms instead of 1.8, and
@@ -76,8 +84,11 @@ def has_winograd(conv: Convolution) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def chosen(conv: Convolution, itemsize: int, of_weights: bool = False) -> Algorithm:
-    """The module for a convolution and its gradients; `of_weights` for the gradient of these."""
+def chosen(conv: Convolution, itemsize: int, last: bool, of_weights: bool = False) -> Algorithm:
+    """The module for a convolution and its gradients; `of_weights` for the gradient of these.
+
+    `last` is whether all images have their channels last in memory.
+    """
     algorithm = conv.algorithm
     if algorithm == "auto":
         gains = _gains_by_winograd(conv, itemsize, of_weights)
@@ -87,6 +98,9 @@ def chosen(conv: Convolution, itemsize: int, of_weights: bool = False) -> Algori
             return depthwise
         if max(conv.c, conv.k) <= WIDEST_GROUP:
             return grouped
+    pixels = conv.n * math.prod(conv.positions)
+    if last and pixels <= MOST_PIXELS and pointwise.is_pointwise(conv):
+        return pointwise
     return BY_NAME[algorithm]
 
 
@@ -117,7 +131,7 @@ def forward(
     """Z from x and the weights, and what is to be done with it while it is in cache."""
     if z.flat.size == 0:
         return None
-    module = chosen(conv, z.flat.itemsize)
+    module = chosen(conv, z.flat.itemsize, x.last and z.last)
     epilogue = Epilogue(constants=constants, residual=residual)
     return module.forward(z, x, weight, conv, epilogue, activation, sums)
 
@@ -126,7 +140,7 @@ def input_gradient(dx: Images, dz: Images, weight: Array, conv: Convolution) -> 
     """Dx from dz and the weights."""
     if dx.flat.size == 0:
         return
-    module = chosen(conv, dx.flat.itemsize)
+    module = chosen(conv, dx.flat.itemsize, dx.last and dz.last)
     if dx.last or conv.stride == (1, 1):
         module.input_gradient(dx, dz, weight, conv)
         return
@@ -143,7 +157,8 @@ def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) ->
     if dz.flat.size == 0:
         dweight[...] = 0.0
         return
-    chosen(conv, dweight.itemsize, of_weights=True).weight_gradient(dweight, dz, x, conv)
+    module = chosen(conv, dweight.itemsize, x.last and dz.last, of_weights=True)
+    module.weight_gradient(dweight, dz, x, conv)
 
 
 # --- arrays ---------------------------------------------------------------------------------
