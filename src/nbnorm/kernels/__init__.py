@@ -25,8 +25,9 @@ columns and the array of constants.
 `pack_weights`, `convolve`                  a convolution, and what is to follow it
 `weight_gradient`, `collect_weights`        the gradient of its weights
 `grouped_...`                               the same four for narrow groups
-`depthwise_pack_weights`,                   a depthwise convolution
-`depthwise_convolve`
+`depthwise_pack_weights`,                   a depthwise convolution, and the gradient of its
+`depthwise_convolve`,                       weights
+`depthwise_weight_gradient`
 `winograd_transform_weights`,               a convolution 3x3 by Winograd's algorithm
 `winograd_convolve`
 `winograd_weight_gradient`,                 the gradient of its weights, to be collected too

@@ -52,6 +52,10 @@ from nbnorm.kernels.batch_norm.sums import (
 from nbnorm.kernels.conv2d.depthwise import convolve as depthwise_convolve
 from nbnorm.kernels.conv2d.depthwise import convolve_parallel as depthwise_convolve_parallel
 from nbnorm.kernels.conv2d.depthwise import pack_weights as depthwise_pack_weights
+from nbnorm.kernels.conv2d.depthwise import weight_gradient as depthwise_weight_gradient
+from nbnorm.kernels.conv2d.depthwise import (
+    weight_gradient_parallel as depthwise_weight_gradient_parallel,
+)
 from nbnorm.kernels.conv2d.direct import (
     collect_weights,
     collect_weights_parallel,
@@ -151,6 +155,8 @@ __all__ = [
     "depthwise_convolve",
     "depthwise_convolve_parallel",
     "depthwise_pack_weights",
+    "depthwise_weight_gradient",
+    "depthwise_weight_gradient_parallel",
     "divide_by_norms",
     "divide_by_norms_parallel",
     "fold_given",

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from nbnorm.jit.simd import lane_count
-from nbnorm.kernels.conv2d.depthwise import ROWS_AT_ONCE, Pass, convolve, pack_weights
+from nbnorm.kernels.conv2d.depthwise import (
+    POSITIONS_AT_ONCE,
+    ROWS_AT_ONCE,
+    Pass,
+    convolve,
+    pack_weights,
+    weight_gradient,
+)
 from nbnorm.kernels.conv2d.geometry import Workspace
+from nbnorm.kernels.conv2d.grouped import collect_weights
 from nbnorm.kernels.gemm.epilogue import Epilogue
 from tests.kernels.conv2d.convolutions import (
     EPILOGUES,
@@ -21,6 +29,7 @@ from tests.kernels.conv2d.convolutions import (
     expected,
     flat,
     input_scratch,
+    ld_of,
     offsets_scratch,
     poison,
 )
@@ -103,6 +112,46 @@ def test_convolve(conv, dtype, what, x_last, z_last):
             for image, row in conv.blocks(conv.positions[0])
         ]
         assert_sums(epilogue, z, divided(blocks, conv.parts[0]), rtol=1e-6)
+
+
+def gradient_of(conv, x, dz, x_last=True, z_last=True):
+    """The gradient of the weights by the kernels, flat; nothing is written around it."""
+    count, dtype = math.prod(conv.window), x.dtype
+    geometry = conv.geometry(x_last, z_last)._replace(copied=not x_last)
+    room = 1 if z_last else conv.block[0] * conv.block[1] * conv.positions[1] * conv.k
+    work = Workspace(
+        **input_scratch(conv, geometry, dtype), output_points=poison((conv.partitions, room), dtype)
+    )
+    sums = poison((conv.parts[0], count, ld_of(conv.k, dtype)), np.float64)
+    arguments = flat(dz, z_last), flat(x, x_last), tuple(work), tuple(geometry)
+    for partition in reversed(range(conv.partitions)):
+        weight_gradient(partition, partition + 1, sums, *arguments)
+    dweight = poison((conv.k * count + 2,), dtype)
+    collect_weights(dweight[:-2], sums, (conv.groups, 1, 1))
+    assert np.isnan(dweight[-2:]).all()
+    return dweight[:-2]
+
+
+LONG_ROWS = depthwise(1, 3, (2, POSITIONS_AT_ONCE + 5), padding=(1, 1))
+SHORT_ROWS = depthwise(1, LANES + 1, (POSITIONS_AT_ONCE // 3 + 2, 3), padding=(1, 1))
+
+
+@each_memory
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("conv", [*CASES, LONG_ROWS, SHORT_ROWS], ids=str)
+def test_weight_gradient(conv, dtype, x_last, z_last):
+    x, weight, dz = conv.drawn(dtype)
+    wanted = expected(conv, x, weight, dz)[1]
+    np.testing.assert_array_equal(gradient_of(conv, x, dz, x_last, z_last), wanted.reshape(-1))
+
+
+def test_gradients_that_are_no_numbers_spoil_taps_outside_too():
+    conv = depthwise(1, 3, (5, 5), padding=(1, 1), block=(1, 5))
+    x, _, dz = conv.drawn("float32")
+    dz[0, 1, 0, 0] = np.nan  # its first row and column of taps lie outside
+    is_nan = np.isnan(gradient_of(conv, x, dz).reshape(3, -1))
+    assert is_nan[1].all()
+    assert not is_nan[[0, 2]].any()
 
 
 @pytest.mark.parametrize("x_last", [True, False])

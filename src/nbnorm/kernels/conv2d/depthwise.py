@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from nbnorm.jit.options import inlined, worker
 from nbnorm.jit.parallel import parallel
-from nbnorm.jit.simd import fma, lanes, load_part, splat_half, store_part
+from nbnorm.jit.simd import accumulate, fma, lanes, load_part, splat, splat_half, store_part
 from nbnorm.kernels.conv2d.epilogue import finish
 from nbnorm.kernels.conv2d.geometry import Geometry, Workspace, blocks_of, find_block
+from nbnorm.kernels.conv2d.grouped import TAPS_AT_ONCE, read_gradient
 from nbnorm.kernels.conv2d.images import copy_input, write_block
 from nbnorm.kernels.copies import transpose
 from nbnorm.kernels.gemm.epilogue import Epilogue
@@ -22,6 +23,10 @@ from nbnorm.kernels.gemm.epilogue import Epilogue
 # Rows that are worked out together. One below the other, because their taps share pixels that are
 # then fetched from the L2 cache once: of one row after the other, each pixel is for each row anew.
 ROWS_AT_ONCE = 4
+
+# Positions whose products are added in the data's type before float64 takes their sum: whole rows,
+# one at least. Of rows of 7, float64 would cost as much as the products.
+POSITIONS_AT_ONCE = 64
 
 
 class Source(NamedTuple):
@@ -314,3 +319,130 @@ def _convolve_pixel(to, at, x, weight, channel, taps, count):
         else:
             s = fma(zero, w, s)
     store_part(to, at, s, count)
+
+
+@worker
+def weight_gradient(lo, hi, sums, dz, x, work, geometry):
+    """The gradient of the weights of a depthwise convolution, summed over each part of the blocks.
+
+    sums  (parts of the blocks, taps, ld) float64, written; `ld` is k in whole vectors
+    dz    the gradient of the output, flat
+    work  a `Workspace` with output_points of (positions of a block * k) for dz, a number where its
+          channels lie last
+    The other arguments are those of `convolve`.
+    """
+    work, geometry = Workspace(*work), Geometry(*geometry)
+    for partition in range(lo, hi):
+        part, begin, end = blocks_of(partition, geometry)
+        sums[part] = 0.0
+        for number in range(begin, end):
+            block = find_block(number, geometry)
+            source = _read(
+                work.input_blocks[partition], work.transposed[partition], x, block, geometry
+            )
+            gradient = read_gradient(work.output_points[partition], dz, block, geometry)
+            _sum_block(sums[part], source, gradient, block, geometry)
+
+
+weight_gradient_parallel = parallel(weight_gradient)
+
+
+@inlined
+def _sum_block(sums, source, gradient, block, geometry):
+    """Adds a block to the gradients of all weights.
+
+    All taps of some channels, then the next channels: their pixels are then in the L1 cache.
+    """
+    k = geometry.k
+    width = lanes(source.flat)
+    whole = k - k % width
+    rows = max(1, POSITIONS_AT_ONCE // geometry.columns)
+    for image in range(block.images):
+        for first in range(0, block.rows, rows):
+            some = (first, min(first + rows, block.rows))
+            for channel in range(0, whole, width):
+                for t in range(0, geometry.tap_rows.size, TAPS_AT_ONCE):
+                    _sum_taps(
+                        sums, t, source, gradient, image, some, block, channel, width, geometry
+                    )  # fmt: skip
+            if whole < k:
+                for t in range(0, geometry.tap_rows.size, TAPS_AT_ONCE):
+                    _sum_taps(
+                        sums, t, source, gradient, image, some, block, whole, k - whole, geometry
+                    )  # fmt: skip
+
+
+@inlined
+def _sum_taps(sums, t, source, gradient, image, rows, block, channel, count, geometry):
+    """Some rows of a block's image, for up to TAPS_AT_ONCE taps of `count` channels."""
+    k = geometry.k
+    zero = splat(source.flat, 0.0)
+    s0 = s1 = s2 = zero
+    last = geometry.tap_rows.size - 1
+    taps = (t, min(t + 1, last), min(t + 2, last))
+    end = taps[2] + 1
+    down = _inside(
+        geometry.tap_rows, t, end, geometry.stride_h, source.top, source.bottom, geometry.rows
+    )
+    across = _inside(
+        geometry.tap_columns, t, end, geometry.stride_w, source.left, source.right,
+        geometry.columns,
+    )  # fmt: skip
+    step = geometry.stride_w * k
+    for i in range(rows[0], rows[1]):
+        row = block.row + i
+        begin, stop = across if down[0] <= row < down[1] else (0, 0)
+        pixel = gradient.first + image * gradient.image_step + i * gradient.row_step
+        at = pixel * k + channel
+        for j in range(begin):
+            s0, s1, s2 = _sum_position(
+                (s0, s1, s2), gradient.flat, at, source, image, row, j, taps, channel, count,
+                geometry,
+            )  # fmt: skip
+        if begin < stop:
+            a0 = _tap_pixel(source, image, row, begin, taps[0], geometry)[0] * k + channel
+            a1 = _tap_pixel(source, image, row, begin, taps[1], geometry)[0] * k + channel
+            a2 = _tap_pixel(source, image, row, begin, taps[2], geometry)[0] * k + channel
+            for j in range(stop - begin):
+                dz = load_part(gradient.flat, at + (begin + j) * k, count, zero)
+                s0 = fma(load_part(source.flat, a0 + j * step, count, zero), dz, s0)
+                s1 = fma(load_part(source.flat, a1 + j * step, count, zero), dz, s1)
+                s2 = fma(load_part(source.flat, a2 + j * step, count, zero), dz, s2)
+        for j in range(stop, geometry.columns):
+            s0, s1, s2 = _sum_position(
+                (s0, s1, s2), gradient.flat, at, source, image, row, j, taps, channel, count,
+                geometry,
+            )  # fmt: skip
+    accumulate(sums[t], channel, s0)
+    if t < last:
+        accumulate(sums[t + 1], channel, s1)
+    if t + 1 < last:
+        accumulate(sums[t + 2], channel, s2)
+
+
+@inlined
+def _tap_pixel(source, image, i, j, tap, geometry):
+    """Where the pixel of a tap at a position lies, and whether it is inside; 0 if it is not."""
+    row = i * geometry.stride_h + geometry.tap_rows[tap]
+    return _pixel(source, image, row, j * geometry.stride_w + geometry.tap_columns[tap])
+
+
+@inlined
+def _sum_position(sums, dz, at, source, image, i, j, taps, channel, count, geometry):
+    """Adds a position at an edge to the sums of three taps; zeros outside are multiplied too."""
+    zero = splat(source.flat, 0.0)
+    gradient = load_part(dz, at + j * geometry.k, count, zero)
+    x0 = _load_tap(source, image, i, j, taps[0], channel, count, geometry)
+    x1 = _load_tap(source, image, i, j, taps[1], channel, count, geometry)
+    x2 = _load_tap(source, image, i, j, taps[2], channel, count, geometry)
+    return fma(x0, gradient, sums[0]), fma(x1, gradient, sums[1]), fma(x2, gradient, sums[2])
+
+
+@inlined
+def _load_tap(source, image, i, j, tap, channel, count, geometry):
+    """Channels of a tap's pixel at a position; zeros outside."""
+    vector = splat(source.flat, 0.0)
+    pixel, inside = _tap_pixel(source, image, i, j, tap, geometry)
+    if inside:
+        vector = load_part(source.flat, pixel * geometry.k + channel, count, vector)
+    return vector

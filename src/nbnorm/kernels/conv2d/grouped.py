@@ -221,7 +221,7 @@ def weight_gradient(lo, hi, sums, dz, x, work, geometry):
                 work.transposed[partition], x, block, geometry,
             )  # fmt: skip
             _find_taps(work.tap_offsets[partition], pixels, geometry)
-            gradient = _read_gradient(work.output_points[partition], dz, block, geometry)
+            gradient = read_gradient(work.output_points[partition], dz, block, geometry)
             _sum_block(sums[part], pixels, gradient, work.tap_offsets[partition], block, geometry)
 
 
@@ -229,7 +229,7 @@ weight_gradient_parallel = parallel(weight_gradient)
 
 
 @inlined
-def _read_gradient(to, dz, block, geometry):
+def read_gradient(to, dz, block, geometry):
     """The `Pixels` of a block of dz, transposed if need be."""
     w, k = geometry.columns, geometry.k
     plane = geometry.rows * w

@@ -9,6 +9,7 @@ import numpy as np
 
 from nbnorm.jit.threads import run
 from nbnorm.kernels.conv2d import depthwise as kernels
+from nbnorm.kernels.conv2d.grouped import collect_weights
 from nbnorm.kernels.gemm.epilogue import Epilogue
 from nbnorm.launch.conv2d.convolution import (
     Convolution,
@@ -16,16 +17,13 @@ from nbnorm.launch.conv2d.convolution import (
     forward_window,
     windows_by_remainder,
 )
-from nbnorm.launch.conv2d.grouped import weight_gradient
 from nbnorm.launch.conv2d.images import Images, View
 from nbnorm.launch.conv2d.tiling import Tiling, block_of, parts_of
 from nbnorm.launch.layout import run_of
-from nbnorm.launch.machine import PARALLEL_FROM_UNPACKED_MACS
+from nbnorm.launch.machine import PARALLEL_FROM_UNPACKED_MACS, whole_vectors
 from nbnorm.launch.scratch import scratch
 from nbnorm.launch.statistics import Summed
 from nbnorm.typing import Array
-
-__all__ = ["forward", "input_gradient", "weight_gradient"]
 
 
 class Plan(NamedTuple):
@@ -123,3 +121,20 @@ def _convolve(
         kernels.convolve, tiling.partitions, parallel, z.flat, x.flat, packed, taps, passes,
         tuple(work), tuple(epilogue), activation, tuple(tiling.geometry),
     )  # fmt: skip
+
+
+def weight_gradient(dweight: Array, dz: Images, x: Images, conv: Convolution) -> None:
+    """The gradient of the weights, into a flat array (k, 1, r, s)."""
+    dtype = x.flat.dtype
+    tiling, _, _, parallel = _forward_plan(x.view, dz.view, conv, dtype.itemsize)
+    room = 1 if dz.last else tiling.positions * dz.c
+    work = tiling.workspace(dtype)._replace(
+        output_points=tiling.scratch("output points", room, dtype)
+    )
+    ld = whole_vectors(dz.c, dtype.itemsize)
+    sums = scratch.take("weight sums", (tiling.geometry.block_parts, conv.taps, ld), np.float64)
+    run(
+        kernels.weight_gradient, tiling.partitions, parallel,
+        sums, dz.flat, x.flat, tuple(work), tuple(tiling.geometry),
+    )  # fmt: skip
+    collect_weights(dweight, sums, (conv.groups, 1, 1))
