@@ -99,8 +99,8 @@ def pack_weights(packed, weight, window, k):
 
 @inlined
 def _read(input_block, transposed, x, block, geometry):
-    """The `Source` of a block: the image where channels lie last, else a copy of what it needs."""
-    if geometry.x_last:
+    """The `Source` of a block: the image itself, or a copy of what it needs."""
+    if not geometry.copied:
         h, w = geometry.h, geometry.w
         return Source(x, block.image * h * w, h * w, w, 0, 0, h, w)
     copy_input(input_block, transposed, x, block, geometry)

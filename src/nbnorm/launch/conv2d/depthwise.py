@@ -26,6 +26,12 @@ from nbnorm.launch.statistics import Summed
 from nbnorm.typing import Array
 
 
+# Wider images than this are copied by blocks where each pixel is read for all taps: a copy reads
+# memory in order. (8, 144, 56, 56) in 2.3 against 2.6 ms, (8, 192, 28, 28) in 0.41 against 0.51 (one
+# thread of a Zen 5). With stride fewer pixels are read again.
+WIDEST_IN_PLACE = 16
+
+
 class Plan(NamedTuple):
     """How a depthwise convolution runs.
 
@@ -51,7 +57,9 @@ def _plan(x: View, z: View, windows: tuple[Window, ...], itemsize: int) -> Plan:
         tap_columns=sum((window.tap_columns for window in windows), ()),
         taps=sum((window.taps for window in windows), ()),
     )
-    block = block_of(x, z.c, together, itemsize)._replace(copied=not x.last)
+    is_dense = len(windows) == 1 and first.stride == (1, 1)
+    copied = not x.last or (is_dense and x.w > WIDEST_IN_PLACE)
+    block = block_of(x, z.c, together, itemsize)._replace(copied=copied)
     parts = parts_of(x.n, together.rows, block, 1)
     tiling = Tiling(x, z, together, x.c, block, parts, np.zeros((1, 1), np.int64))
     passes = np.zeros((len(windows), len(kernels.Pass._fields)), np.int64)
