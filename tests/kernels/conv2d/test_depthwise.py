@@ -114,10 +114,10 @@ def test_convolve(conv, dtype, what, x_last, z_last):
         assert_sums(epilogue, z, divided(blocks, conv.parts[0]), rtol=1e-6)
 
 
-def gradient_of(conv, x, dz, x_last=True, z_last=True):
+def gradient_of(conv, x, dz, x_last=True, z_last=True, copied=False):
     """The gradient of the weights by the kernels, flat; nothing is written around it."""
     count, dtype = math.prod(conv.window), x.dtype
-    geometry = conv.geometry(x_last, z_last)._replace(copied=not x_last)
+    geometry = conv.geometry(x_last, z_last)._replace(copied=copied or not x_last)
     room = 1 if z_last else conv.block[0] * conv.block[1] * conv.positions[1] * conv.k
     work = Workspace(
         **input_scratch(conv, geometry, dtype), output_points=poison((conv.partitions, room), dtype)
@@ -143,6 +143,28 @@ def test_weight_gradient(conv, dtype, x_last, z_last):
     x, weight, dz = conv.drawn(dtype)
     wanted = expected(conv, x, weight, dz)[1]
     np.testing.assert_array_equal(gradient_of(conv, x, dz, x_last, z_last), wanted.reshape(-1))
+
+
+@each_case
+def test_pixels_that_lie_last_may_be_copied(conv):
+    """A block's input is then copied with the zeros around it."""
+    x, weight, dz = conv.drawn("float32")
+    z, dweight = expected(conv, x, weight, dz)[:2]
+    count = math.prod(conv.window)
+    geometry = conv.geometry(True, True)._replace(copied=True)
+    pixels = conv.block[0] * math.prod(conv.input_block) * conv.c
+    work = workspace(conv, geometry, count, "float32")
+    assert work.input_blocks.shape[1] >= pixels
+    written = poison((z.size,), "float32")
+    for partition in range(conv.partitions):
+        convolve(
+            partition, partition + 1, written, flat(x, True), packed_weights(weight),
+            np.arange(count), np.array([Pass(*conv.positions, 0, 0, 0, count)]), tuple(work),
+            tuple(Epilogue()), None, tuple(geometry),
+        )  # fmt: skip
+    np.testing.assert_array_equal(written, flat(z, True).astype("float32"))
+    made = gradient_of(conv, x, dz, copied=True)
+    np.testing.assert_array_equal(made, dweight.reshape(-1))
 
 
 def test_gradients_that_are_no_numbers_spoil_taps_outside_too():

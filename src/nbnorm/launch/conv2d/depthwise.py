@@ -25,10 +25,9 @@ from nbnorm.launch.scratch import scratch
 from nbnorm.launch.statistics import Summed
 from nbnorm.typing import Array
 
-
 # Wider images than this are copied by blocks where each pixel is read for all taps: a copy reads
-# memory in order. (8, 144, 56, 56) in 2.3 against 2.6 ms, (8, 192, 28, 28) in 0.41 against 0.51 (one
-# thread of a Zen 5). With stride fewer pixels are read again.
+# memory in order. (8, 144, 56, 56) in 2.3 against 2.6 ms, (8, 192, 28, 28) in 0.41 against 0.51 on
+# one thread (Zen 5). With stride fewer pixels are read again.
 WIDEST_IN_PLACE = 16
 
 
