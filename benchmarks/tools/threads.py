@@ -119,8 +119,10 @@ def _region() -> tuple[Call, Call]:
 
 def _use_threads_everywhere() -> None:
     """Has every size run in parallel."""
-    import nbnorm.operations  # noqa: F401  with all modules that launch
+    import nbnorm
 
+    for name in nbnorm.__all__:
+        getattr(nbnorm, name)  # imports the modules that launch
     for name, module in list(sys.modules.items()):
         if name.startswith("nbnorm.launch."):
             for constant in KINDS:

@@ -216,6 +216,8 @@ WARMING = (
     Warming("channels-first, small", "batch_norm", {"n": 16, "c": 64, "p": (28, 28)}),
     Warming("channels-last", "batch_norm", {"n": 8, "c": 64, "p": (28, 28)}, {"axis": -1}),
     Warming("(n, c)", "batch_norm", {"n": 128, "c": 4080, "p": ()}),
+    Warming("channels-first, tiny", "batch_norm", {"n": 4, "c": 8, "p": (5, 5)}),
+    Warming("(n, c), tiny", "batch_norm", {"n": 16, "c": 10, "p": ()}),
     Warming("dense", "dense_batch_norm", {"n": 1024, "c": 128, "k": 128}),
     Warming("dense, few rows", "dense_batch_norm", {"n": 4, "c": 1024, "k": 512}),
     Warming("L1 norm", "l1_normalize", {"n": 1024, "c": 256, "p": ()}),
@@ -290,9 +292,20 @@ def _train_and_infer(warming: Warming, dtype: str, activation: str) -> None:
     given = _drawn(warming, dtype)
     if "activation" in parameters(operation.function("forward")):
         given["activation"] = None if activation == "none" else activation
-    operation.train(given)
-    if "inference" in operation.directions:
-        operation.call("inference", given)()
+    for variant in _of_parameter_types(given):
+        operation.train(variant)
+        if "inference" in operation.directions:
+            operation.call("inference", variant)()
+
+
+def _of_parameter_types(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments as they are; with the statistics that layers keep; with all in float64.
+
+    Kernels of batch norm are compiled for the types in which numbers of channels come.
+    """
+    yield given
+    for doubled in (("mean", "var"), ("mean", "var", "gamma", "beta")):
+        yield given | {name: given[name].astype(np.float64) for name in doubled if name in given}
 
 
 def _drawn(warming: Warming, dtype: str) -> dict[str, Any]:

@@ -279,3 +279,15 @@ def test_forward_refuses(arguments, options, error, message):
 def test_backward_refuses(arguments, options, error, message):
     with pytest.raises(error, match=f"conv2d_backward: {message}"):
         conv2d_backward(*arguments, **options)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_window_that_meets_no_pixel_has_no_gradient_there(groups, rng):
+    x = rng.standard_normal((2, 3, 1, 1), dtype=np.float32)
+    weight = rng.standard_normal((3, 3 // groups, 1, 1), dtype=np.float32)
+    options = {"padding": 1, "stride": 2, "groups": groups}
+    y = conv2d_forward(x, weight, **options)
+    np.testing.assert_array_equal(y, np.zeros((2, 3, 2, 2)))
+    dx, dweight, _ = conv2d_backward(np.ones_like(y), x, weight, **options)
+    np.testing.assert_array_equal(dx, np.zeros_like(x))
+    np.testing.assert_array_equal(dweight, np.zeros_like(weight))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numba.core import config
 
 from nbnorm import (
     Moments,
@@ -17,6 +18,10 @@ from nbnorm import (
     l2_normalize_forward,
 )
 from nbnorm.layers import BatchNorm, CrossIterationBatchNorm, DenseBatchNorm
+
+pytestmark = pytest.mark.skipif(
+    config.DISABLE_JIT, reason="NumPy, in the place of compiled code, warns"
+)
 
 # Every plan: tiles, planes and columns, with a rest; the last ones in slices.
 SHAPES = [(8, 2), (5, 3, 7), (4, 2, 300), (3000, 3), (40, 2, 900)]

@@ -36,6 +36,10 @@ def test_one_number_spoils_no_more_than_it_must(function, name, number):
         pytest.skip("refused")
     taken = function.draw()
     taken[name].reshape(-1)[-1] = number
+    if (function.name, name, number) == ("cross_iteration_batch_norm_forward", "x", -1e300):
+        with pytest.raises(ValueError, match=r"x with earlier is .* float64 can hold"):
+            function.call(taken)
+        return
     with np.errstate(all="ignore"):
         expected = results_in(function.twin(taken))
     results = results_in(function.call(taken))

@@ -104,7 +104,7 @@ def cross_iteration_batch_norm_forward(
 
     own = Moments.of_layout(x, layout)
     merged = sum(earlier, own)
-    whole = whole_from(function, merged, normalization.ddof)
+    whole = whole_from(function, "x with earlier", merged, normalization.ddof)
     y, saved = launch.normalize(x, layout, normalization._replace(whole=whole), out)
     return y, BatchNormContext(*saved), own
 

@@ -347,12 +347,12 @@ def check_moments(function: str, name: str, given: Any, kept: tuple[int, ...]) -
         raise checks.wrong_value(function, name, given, f"Moments of shape {kept}")
 
 
-def whole_from(function: str, moments: Moments, ddof: int) -> Whole:
+def whole_from(function: str, name: str, moments: Moments, ddof: int) -> Whole:
     """What a launcher takes for the moments of a batch of which x is a part."""
     mean, var = moments.mean, moments.var(ddof)
     if (np.isinf(var) & np.isfinite(mean)).any():
         expected = "Moments with variances that float64 can hold"
-        raise checks.wrong_value(function, "moments", moments, expected)
+        raise checks.wrong_value(function, name, moments, expected)
     head, tail = moments._mean  # noqa: SLF001  of a class of this module
     with np.errstate(invalid="ignore"):  # inf - inf
         return Whole(mean, var, (head - mean) + tail, moments.count)
@@ -375,7 +375,7 @@ def check_whole(
         if not moments.count > least:
             expected = f"Moments of a count above {least:g}"
             raise checks.wrong_value(function, "moments", moments, expected)
-        return whole_from(function, moments, ddof)
+        return whole_from(function, "moments", moments, ddof)
 
     if callable(given):
         return lambda part: whole_of(given(Moments.of_channels(part, kept)))

@@ -102,6 +102,9 @@ def forward(
 
 def input_gradient(dx: Images, dz: Images, weight: Array, conv: Convolution) -> None:
     """Dx from dz and the weights."""
+    if not any(window.taps for window in windows_by_remainder(conv)):
+        dx.flat[...] = 0.0  # no position meets a pixel
+        return
     plan = _input_gradient_plan(dz.view, dx.view, conv, dx.flat.itemsize)
     _convolve(dx, dz, weight, conv, plan, Epilogue(), None)
 
