@@ -7,8 +7,9 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -160,21 +161,29 @@ def kernels_of(calls: Calls) -> Calls:
 
 def _kernels(call: Run) -> Run:
     from nbnorm.jit import threads
+    from nbnorm.kernels.batch_norm import normalize
 
-    ran: list[tuple[Any, ...]] = []
+    ran: list[tuple[Any, tuple[Any, ...]]] = []
 
-    def run(*arguments: Any) -> None:
-        ran.append(arguments)
-        threads.run(*arguments)
+    def recorded(function: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            ran.append((function, arguments))
+            return function(*arguments)
 
-    with _replaced(threads.run, run):
+        return run
+
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(threads.run, recorded(threads.run)))
+        for name in ("infer_planes", "infer_columns"):  # of small arrays: called as they are
+            record = recorded(getattr(normalize, name))
+            stack.enter_context(mock.patch.object(normalize, name, record))
         call()
     if not ran:
         raise RuntimeError("the function ran no kernel by nbnorm.jit.threads.run")
 
     def again() -> None:
-        for arguments in ran:
-            threads.run(*arguments)
+        for function, arguments in ran:
+            function(*arguments)
 
     return again
 

@@ -157,11 +157,9 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
     --------
     >>> import torch
     >>> from nbnorm.interop.torch import convert_sync_batchnorm
-    >>> convert_sync_batchnorm(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)))
-    Sequential(
-      (0): Linear(in_features=2, out_features=3, bias=True)
-      (1): SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-    )
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    >>> [type(layer).__name__ for layer in convert_sync_batchnorm(net)]
+    ['Linear', 'SyncBatchNorm']
     """
     if not isinstance(module, nn.Module):
         raise checks.wrong_type("convert_sync_batchnorm", "module", module, "a torch.nn.Module")
