@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbnorm import batch_norm_backward, batch_norm_forward, checks
+from nbnorm import checks
 from nbnorm.distributed import Gathers, gloo
+from nbnorm.functional.batch_norm import batch_norm_backward, batch_norm_forward
 from nbnorm.interop.torch.arrays import array_of, tensor_of
 
 
