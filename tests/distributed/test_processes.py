@@ -39,7 +39,8 @@ def mpiexec(*arguments, ranks=3, check=True):
 @pytest.mark.parametrize("name", ranks.CHECKS)
 def test_mpi(name):
     told = mpiexec("-m", "tests.distributed.ranks", name)
-    assert sorted(told.splitlines()) == [f"rank {rank} is done" for rank in range(3)]
+    # Lines of several processes may run into each other.
+    assert sorted(re.findall(r"rank \d is done", told)) == [f"rank {n} is done" for n in range(3)]
 
 
 def test_mpi_says_who_is_missing():
