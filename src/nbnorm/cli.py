@@ -304,8 +304,10 @@ def _of_parameter_types(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
     Kernels of batch norm are compiled for the types in which numbers of channels come.
     """
     yield given
-    for doubled in (("mean", "var"), ("mean", "var", "gamma", "beta")):
-        yield given | {name: given[name].astype(np.float64) for name in doubled if name in given}
+    for names in (("mean", "var"), ("mean", "var", "gamma", "beta")):
+        single = [name for name in names if name in given and given[name].dtype != np.float64]
+        if single:
+            yield given | {name: given[name].astype(np.float64) for name in single}
 
 
 def _drawn(warming: Warming, dtype: str) -> dict[str, Any]:

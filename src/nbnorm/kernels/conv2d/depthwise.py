@@ -2,8 +2,9 @@
 
     z[pixel, k] = sum over taps t of x[pixel + t, k] weight[t, k]
 
-Pixels are read where they lie, without a copy that has zeros around it: where all taps lie inside,
-a table says where, once for some rows, and positions at the edges have a table each.
+Pixels are read where they lie, or from a copy of the block with zeros around it, as the launcher
+says: where all taps lie inside, a table says where, once for some rows, and positions at the edges
+have a table each.
 """
 
 from __future__ import annotations
