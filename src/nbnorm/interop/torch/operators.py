@@ -31,9 +31,11 @@ from nbnorm.launch.layout import layout_of
 _OPERANDS = "Tensor x, Tensor? weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? residual"
 _SETTINGS = "float eps, str? activation, float? parameter, int[] window"
 
+# PyTorch keeps compiled graphs on disk and knows an operator there by its name and arguments alone:
+# one whose outputs change their meaning or shape needs another name.
 _library = torch.library.Library("nbnorm", "DEF")
 _library.define(
-    f"batch_norm({_OPERANDS}, Tensor? mean, Tensor? var, {_SETTINGS})"
+    f"batch_norm_forward({_OPERANDS}, Tensor? mean, Tensor? var, {_SETTINGS})"
     " -> (Tensor y, Tensor statistics, Tensor z)"
 )
 _library.define(
@@ -64,7 +66,7 @@ def taken(norm: Any, operands: Operands, settings: Settings) -> Tensor | None:
     if by_batch and count < 2:
         return None
     given = (None, None) if by_batch else (norm.running_mean, norm.running_var)
-    y, statistics, _ = torch.ops.nbnorm.batch_norm(*operands, *given, *_plain(settings))
+    y, statistics, _ = torch.ops.nbnorm.batch_norm_forward(*operands, *given, *_plain(settings))
     if norm.training and norm.running_mean is not None:
         _update_running_statistics(norm, statistics, count / (count - 1))
     found: Tensor = y
@@ -239,10 +241,10 @@ def _of_forward(arguments: tuple[Any, ...]) -> tuple[Operands, tuple[Any, Any], 
 
 # --- registration ---------------------------------------------------------------------------
 
-_library.impl("batch_norm", _forward, "CPU")
+_library.impl("batch_norm_forward", _forward, "CPU")
 _library.impl("batch_norm_backward", _backward, "CPU")
-torch.library.register_fake("nbnorm::batch_norm", _empty, lib=_library)
+torch.library.register_fake("nbnorm::batch_norm_forward", _empty, lib=_library)
 torch.library.register_fake("nbnorm::batch_norm_backward", _empty_gradients, lib=_library)
 torch.library.register_autograd(
-    "nbnorm::batch_norm", _differentiate, setup_context=_save, lib=_library
+    "nbnorm::batch_norm_forward", _differentiate, setup_context=_save, lib=_library
 )
