@@ -8,8 +8,10 @@ import pytest
 from nbnorm.layers import (
     Activation,
     BatchNorm,
+    Compensated,
     Conv2d,
     Conv2dBatchNorm,
+    CrossIterationBatchNorm,
     Dense,
     DenseBatchNorm,
     Flatten,
@@ -95,6 +97,128 @@ def test_a_residual_goes_to_the_last_layer(rng):
     plain, context = block.forward(x)
     assert not np.array_equal(plain, y)
     assert block.backward(dy, context).shape == x.shape
+
+
+# --- weights of samples and places ------------------------------------------------------------
+
+
+def residual_network():
+    """Convolutions, a residual block, and dense layers; every kind of batch norm."""
+    conv = {"padding": 1, "dtype": np.float64, "rng": 0}
+    return Sequential(
+        Conv2dBatchNorm(2, 3, 3, activation="silu", **conv),
+        Sequential(Conv2d(3, 3, 3, **conv), BatchNorm(3, activation="silu", dtype=np.float64)),
+        Conv2d(3, 2, 3, stride=2, **conv),
+        Flatten(),
+        Sequential(
+            DenseBatchNorm(8, 4, activation="mish", dtype=np.float64, rng=0),
+            Activation("silu"),
+            Dense(4, 2, dtype=np.float64, rng=0),
+        ),
+    )
+
+
+def test_samples_that_weigh_nothing_are_not_there(rng):
+    net, alone = residual_network(), residual_network()
+    x = rng.standard_normal((6, 2, 4, 4))
+    counts = np.array([True, False, True, True, False, True])
+    np.testing.assert_allclose(
+        net(x, sample_weight=counts)[counts], alone(x[counts]), rtol=1e-10, atol=1e-12
+    )
+    dy = rng.standard_normal((6, 2)) * counts[:, np.newaxis]
+    np.testing.assert_allclose(
+        net.backward(dy)[counts], alone.backward(dy[counts]), rtol=1e-10, atol=1e-12
+    )
+    for name, gradient in alone.gradients().items():
+        np.testing.assert_allclose(net.gradients()[name], gradient, rtol=1e-10, atol=1e-11)
+    for name, array in alone.buffers().items():
+        np.testing.assert_allclose(net.buffers()[name], array, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_of_samples_are_differentiated(rng):
+    net = residual_network()
+    x, weights = rng.standard_normal((4, 2, 4, 4)), rng.uniform(0.5, 2.0, 4)
+    dy = rng.standard_normal(net(x, sample_weight=weights).shape)
+    assert_gradient(
+        net.backward(dy), lambda x: np.sum(dy * residual_network()(x, sample_weight=weights)), x
+    )
+
+
+def test_weights_of_places_go_to_every_batch_norm(rng):
+    block = residual_network()[1]
+    x, dy = rng.standard_normal((2, 4, 3, 5, 5))
+    weights = rng.uniform(0.5, 2.0, (4, 1, 5, 5))
+    y = block(x, residual=x, sample_weight=weights)
+    dx, dresidual = block.backward(dy)
+    conv, norm = residual_network()[1]
+    z = conv(x)
+    np.testing.assert_array_equal(y, norm(z, x, sample_weight=weights))
+    dz, expected = norm.backward(dy)
+    np.testing.assert_array_equal(dresidual, expected)
+    np.testing.assert_array_equal(dx, conv.backward(dz))
+
+
+def test_each_layer_can_have_weights_of_its_own(rng):
+    net, x = residual_network(), rng.standard_normal((4, 2, 4, 4))
+    pixels, samples = rng.uniform(0.5, 2.0, (4, 1, 4, 4)), rng.uniform(0.5, 2.0, 4)
+    y = net(x, sample_weight=[pixels, [None, samples], None, None, [samples, None, None]])
+    first, block, *front, last = residual_network()
+    z = block[1](
+        block[0](first(x, sample_weight=pixels)), sample_weight=samples.reshape(4, 1, 1, 1)
+    )
+    for layer in front:
+        z = layer(z)
+    z = last[0](z, sample_weight=samples.reshape(4, 1))
+    np.testing.assert_array_equal(y, last[2](last[1](z)))
+
+
+def test_in_inference_weights_have_no_effect_but_on_statistics_of_batches(rng):
+    x, weights = rng.standard_normal((4, 3)), np.array([1.0, 0.0, 2.0, 1.0])
+    net = Sequential(
+        Sequential(BatchNorm(3, dtype=np.float64)),
+        DenseBatchNorm(3, 2, track_running_stats=False, dtype=np.float64, rng=0),
+    ).eval()
+    (norm,), dense = net
+    expected = dense.forward(norm(x), sample_weight=weights[:, np.newaxis])[0]
+    np.testing.assert_array_equal(net(x, sample_weight=weights), expected)
+    with pytest.raises(ValueError, match="in inference a call keeps none"):
+        net.backward(x)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (np.ones(3), ValueError, r"sample_weight is .* \(3, 1, 1, 1\); expected .* \(4, 1, 4, 4\)"),
+        (
+            np.ones((4, 1, 4, 4)),
+            ValueError,
+            r"dense_batch_norm_forward: sample_weight is .* \(4, 1\)",
+        ),
+        ([None], ValueError, r"Sequential\.forward: sample_weight is .*; expected .* 5 entries"),
+        (
+            [None, None, np.ones(4), None, None],
+            TypeError,
+            r"Sequential\.forward: sample_weight\[2\] is .*; expected None: Conv2d takes none",
+        ),
+        ("yes", TypeError, r"sample_weight is 'yes'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(rng, weights, error, message):
+    with pytest.raises(error, match=message):
+        residual_network()(rng.standard_normal((4, 2, 4, 4)), sample_weight=weights)
+
+
+def test_a_layer_that_cannot_weigh_says_so(rng):
+    pair = Compensated(
+        Dense(3, 4, dtype=np.float64), CrossIterationBatchNorm(4, window=2, dtype=np.float64)
+    )
+    x = rng.standard_normal((4, 3))
+    for net in (pair, pair.eval()):
+        with pytest.raises(TypeError, match=r"Compensated\.forward: sample_weight is .* None"):
+            Sequential(net)(x, sample_weight=np.ones(4))
+
+
+# --- state and kinds --------------------------------------------------------------------------
 
 
 def test_a_load_that_fails_in_the_last_layer_changes_none():

@@ -30,7 +30,7 @@ from tests.robustness.options import (
     pair,
     size,
 )
-from tests.robustness.parts import SampleWeight
+from tests.robustness.parts import LayersWeights, SampleWeight
 
 
 @dataclass
@@ -300,8 +300,10 @@ class LayerOf:
         dy = Data(self.y, same="dy" not in self.either)
         own = sorted(self.make()._own_names())
         taken = {"x": x, "residual": residual}
-        if isinstance(self.make(), layers.BatchNorm) and "window" in self.others:
+        if isinstance(self.make(), (layers.CrossIterationBatchNorm, layers.Compensated)):
             taken["sample_weight"] = NO_WEIGHT
+        elif isinstance(self.make(), layers.Sequential):
+            taken["sample_weight"] = LayersWeights(self.y, layers=len(self.make()))
         elif isinstance(self.make(), Normalizing):
             taken["sample_weight"] = SampleWeight(self.y)
         for method, arguments in {

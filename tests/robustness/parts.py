@@ -133,6 +133,34 @@ class SampleWeight(Kind):
 
 
 @dataclass
+class LayersWeights(SampleWeight):
+    """Weights for layers, or an entry for each of them."""
+
+    layers: int = 1
+    title = "weights of places for layers"
+
+    @property
+    def words(self) -> str:
+        """As the page has it."""
+        one = super().words.removesuffix(", or None")
+        return f"{one}, sequence with one for each layer, or None"
+
+    def given(self, name: str, arguments: Arguments) -> Iterator[Given]:
+        """The same, and what is not one for each layer that takes some."""
+        for one in super().given(name, arguments):
+            if one.words not in ("a list", "a tuple"):
+                yield one
+        for words, value in (("a list", [None] * (self.layers + 1)), ("a tuple", ())):
+            expected = f"an array, or {self.layers} entries: one for each layer"
+            yield Given(f"{words} of other length", put(name, value), ValueError, expected, name)
+        weights = np.ones(len(arguments["residual"]))
+        unweighted = [None] * (self.layers - 1)
+        yield Given("weights for another layer", put(name, [weights, *unweighted]),
+                    TypeError, "None: Flatten takes none", f"{name}[0]")  # fmt: skip
+        yield Given("weights for one layer", put(name, [*unweighted, weights]))
+
+
+@dataclass
 class Sums(Kind):
     """Gradient sums of a whole, a callable that returns them, or None."""
 

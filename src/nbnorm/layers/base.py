@@ -45,8 +45,10 @@ class Layer(ABC, Generic[Context]):
 
     A subclass names its arrays, stores each under its name (None where it has none), and
     writes `forward` and `_backward`; `_infer` and `_use_up` where these can do with less memory.
+    One that takes `sample_weight` says so in `_takes_weights`.
     """
 
+    _takes_weights: ClassVar[bool] = False
     _parameter_names: ClassVar[tuple[str, ...]] = ()
     _buffer_names: ClassVar[tuple[str, ...]] = ()
     _context_type: ClassVar[type]
@@ -73,9 +75,9 @@ class Layer(ABC, Generic[Context]):
     def _backward(self, dy: Array, context: Context) -> Array | tuple[Array, Array]:
         """Add to the gradients; return dx, or (dx, dresidual) after a residual."""
 
-    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+    def _infer(self, x: Array, residual: Array | None = None, **weights: Any) -> Array:
         """Return the y of `forward`, but for rounding, without its context."""
-        return self.forward(x, residual)[0]
+        return self.forward(x, residual, **weights)[0]
 
     def _use_up(self, dy: Array, context: Context) -> Array | tuple[Array, Array]:
         """`_backward` by a context that nobody else has: parts of it may be dropped on the way."""
@@ -83,10 +85,13 @@ class Layer(ABC, Generic[Context]):
 
     def __call__(self, x: Array, residual: Array | None = None) -> Array:
         """Return y; in training, keep the context for `backward`."""
+        return self._called(x, residual)
+
+    def _called(self, x: Array, residual: Array | None, **weights: Any) -> Array:
         if self.training:
-            y, self._context = self.forward(x, residual)
+            y, self._context = self.forward(x, residual, **weights)
         else:
-            y, self._context = self._infer(x, residual), None
+            y, self._context = self._infer(x, residual, **weights), None
         return y
 
     def backward(self, dy: Array, context: Context | None = None) -> Array | tuple[Array, Array]:

@@ -15,7 +15,7 @@ from nbnorm.layers.conv2d import Conv2d
 from nbnorm.layers.cross_iteration_batch_norm import CrossIterationBatchNorm
 from nbnorm.layers.dense import Dense
 from nbnorm.layers.folding import follows
-from nbnorm.layers.sequential import Sequential, SequentialContext
+from nbnorm.layers.sequential import SampleWeight, Sequential, SequentialContext
 from nbnorm.typing import Array
 
 if TYPE_CHECKING:
@@ -96,11 +96,16 @@ class Compensated(Sequential):
     def __repr__(self) -> str:
         return super().__repr__().replace("Sequential", "Compensated", 1)
 
-    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, SequentialContext]:
+    def forward(
+        self, x: Array, residual: Array | None = None, *, sample_weight: SampleWeight = None
+    ) -> tuple[Array, SequentialContext]:
         """Return y and the context; in training, remember the batch's statistics.
 
-        The residual is the batch norm's.
+        The residual is the batch norm's. Places have no weights here, as in it.
         """
+        if sample_weight is not None:
+            name = "Compensated.forward"
+            raise checks.wrong_type(name, "sample_weight", sample_weight, "None: it takes none")
         product, normalization = self.layers
         if not normalization.training or normalization.frozen:
             return super().forward(x, residual)
@@ -117,10 +122,10 @@ class Compensated(Sequential):
             self._earlier = (latest, *earlier)[: normalization.window - 1]
         return y, SequentialContext([context, normalized])
 
-    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+    def _infer(self, x: Array, residual: Array | None = None, **weights: Any) -> Array:
         normalization = self.layers[1]
-        if normalization.training and not normalization.frozen:
-            return self.forward(x, residual)[0]
+        if weights or (normalization.training and not normalization.frozen):
+            return self.forward(x, residual, **weights)[0]
         return super()._infer(x, residual)
 
     def forget(self) -> Self:

@@ -177,10 +177,10 @@ class Conv2dBatchNorm(Normalizing[Conv2dBatchNormContext]):
 
         return self._normalize(normalize, sample_weight)
 
-    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+    def _infer(self, x: Array, residual: Array | None = None, **weights: Any) -> Array:
         statistics = self._given_statistics()
         if statistics is None:
-            return self.forward(x, residual)[0]
+            return self.forward(x, residual, **weights)[0]
         return conv2d_batch_norm_inference(
             x,
             self.weight,

@@ -155,10 +155,10 @@ class DenseBatchNorm(Normalizing[DenseBatchNormContext]):
 
         return self._normalize(normalize, sample_weight)
 
-    def _infer(self, x: Array, residual: Array | None = None) -> Array:
+    def _infer(self, x: Array, residual: Array | None = None, **weights: Any) -> Array:
         statistics = self._given_statistics()
         if statistics is None:
-            return self.forward(x, residual)[0]
+            return self.forward(x, residual, **weights)[0]
         return dense_batch_norm_inference(
             x,
             self.weight,

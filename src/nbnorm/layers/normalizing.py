@@ -68,6 +68,7 @@ class Normalizing(Layer[Context]):
 
     exchange: Exchange | None = None
 
+    _takes_weights = True
     _buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
     def _start_normalizing(
@@ -128,11 +129,9 @@ class Normalizing(Layer[Context]):
         self, x: Array, residual: Array | None = None, *, sample_weight: Array | None = None
     ) -> Array:
         """Return y; in training, keep the context for `backward`."""
-        if sample_weight is None:
-            return super().__call__(x, residual)
-        y, context = self.forward(x, residual, sample_weight=sample_weight)
-        self._context = context if self.training else None
-        return y
+        if sample_weight is None:  # a subclass need not take any
+            return self._called(x, residual)
+        return self._called(x, residual, sample_weight=sample_weight)
 
     @abstractmethod
     def forward(

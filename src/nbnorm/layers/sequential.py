@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from nbnorm import checks
 from nbnorm.layers.base import Layer
@@ -13,6 +15,9 @@ from nbnorm.typing import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# Weights of places for all layers, or an entry for each of them.
+SampleWeight: TypeAlias = Array | Sequence[Any] | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Sequential(Layer[SequentialContext]):
     A residual goes to the last layer, so that a residual block is one call:
     ``y = block(x, residual=x)`` and then ``dx, dresidual = block.backward(dy)``.
 
+    Weights of samples or places, ``net(x, sample_weight=w)``, go to every batch norm in it, however
+    deep: see `forward`.
+
     Parameters
     ----------
     *layers : Layer
@@ -59,8 +67,16 @@ class Sequential(Layer[SequentialContext]):
     >>> x = np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32)
     >>> net(x).shape, net.backward(np.ones((5, 3), np.float32)).shape
     ((5, 3), (5, 4))
+
+    Two samples that fill the batch up to five count in no statistics:
+
+    >>> valid = np.array([True, True, True, False, False])
+    >>> y = net(x, sample_weight=valid)
+    >>> np.allclose(y[valid], net(x[valid]))
+    True
     """
 
+    _takes_weights = True
     _context_type = SequentialContext
 
     def __init__(self, *layers: Layer[Any]) -> None:
@@ -84,32 +100,89 @@ class Sequential(Layer[SequentialContext]):
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
 
-    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, SequentialContext]:
-        """Return the last layer's y, and every layer's context."""
-        *front, last = self.layers
+    def __call__(
+        self, x: Array, residual: Array | None = None, *, sample_weight: SampleWeight = None
+    ) -> Array:
+        """Return y; in training, keep the contexts for `backward`."""
+        if sample_weight is None:  # a subclass need not take any
+            return self._called(x, residual)
+        return self._called(x, residual, sample_weight=sample_weight)
+
+    def forward(
+        self, x: Array, residual: Array | None = None, *, sample_weight: SampleWeight = None
+    ) -> tuple[Array, SequentialContext]:
+        """Return the last layer's y, and every layer's context.
+
+        Parameters
+        ----------
+        x : array
+            What the first layer takes.
+        residual : array, optional
+            What the last layer takes for one.
+        sample_weight : array, or sequence with an entry for each layer, optional
+            What counts in the statistics of batch norms, as in `BatchNorm.forward`. Other layers
+            work as ever: what weighs 0 still passes through convolutions and dense layers.
+
+            - One weight for each sample, (n,), fits every layer: each is given it with as many axes
+              as its input, n the first.
+            - Weights of more axes are those of places, such as the (n, 1, h, w) of pixels or the
+              (n, 1, t) of steps: every batch norm is given them as they are. One whose places are
+              others, after a stride or a `Flatten`, refuses them.
+            - A sequence gives each layer its own: one of the above, or None, which it is for layers
+              without batch norm. That of a `Sequential` within may be a sequence again.
+
+        Returns
+        -------
+        y : array
+        context : SequentialContext
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the layers, or a sequence of weights is not one for each layer that takes some.
+        """
+        *front, (last, own) = self._with_weights(sample_weight)
         contexts = []
-        for layer in front:
-            x, context = layer.forward(x)
+        for layer, weights in front:
+            x, context = layer.forward(x, **_options(layer, weights, x))
             contexts.append(context)
-        y, context = last.forward(x, residual)
+        y, context = last.forward(x, residual, **_options(last, own, x))
         return y, SequentialContext([*contexts, context])
 
-    def _infer(self, x: Array, residual: Array | None = None) -> Array:
-        *front, last = self._flat()
-        for layer in front:
-            x = layer._infer(x)  # noqa: SLF001  a fellow layer's, here and below
-        return last._infer(x, residual)  # noqa: SLF001
+    def _infer(self, x: Array, residual: Array | None = None, **weights: Any) -> Array:
+        *front, (last, own) = self._flat(**weights)
+        for layer, share in front:
+            x = layer._infer(x, **_options(layer, share, x))  # noqa: SLF001  a fellow layer's, here and below
+        return last._infer(x, residual, **_options(last, own, x))  # noqa: SLF001
 
-    def _flat(self) -> Iterator[Layer[Any]]:
-        """Yield the layers in order, a Sequential's own in its place.
+    def _flat(
+        self, sample_weight: SampleWeight = None
+    ) -> Iterator[tuple[Layer[Any], SampleWeight]]:
+        """Yield the layers in order with their weights, a Sequential's own in its place.
 
         Called as one layer, a Sequential would have its x held until its last layer is done.
         """
-        for layer in self.layers:
+        for layer, weights in self._with_weights(sample_weight):
             if isinstance(layer, Sequential) and type(layer)._infer is Sequential._infer:  # noqa: SLF001
-                yield from layer._flat()  # noqa: SLF001
+                yield from layer._flat(weights)  # noqa: SLF001
             else:
-                yield layer
+                yield layer, weights
+
+    def _with_weights(self, sample_weight: SampleWeight) -> list[tuple[Layer[Any], SampleWeight]]:
+        """Return each layer with the weights that are its own."""
+        takes = [layer._takes_weights for layer in self.layers]  # noqa: SLF001
+        if not isinstance(sample_weight, (list, tuple)):
+            shares = [sample_weight if one else None for one in takes]
+            return list(zip(self.layers, shares, strict=True))
+        name = f"{type(self).__name__}.forward"
+        if len(sample_weight) != len(self.layers):
+            expected = f"an array, or {len(self.layers)} entries: one for each layer"
+            raise checks.wrong_value(name, "sample_weight", sample_weight, expected)
+        for index, (layer, own) in enumerate(zip(self.layers, sample_weight, strict=True)):
+            if own is not None and not takes[index]:
+                expected = f"None: {type(layer).__name__} takes none"
+                raise checks.wrong_type(name, f"sample_weight[{index}]", own, expected)
+        return list(zip(self.layers, sample_weight, strict=True))
 
     def _is_own(self, context: SequentialContext) -> bool:
         # All of them now: were one refused later, the gradients of others would be added already.
@@ -216,3 +289,13 @@ class Sequential(Layer[SequentialContext]):
             for index, layer in enumerate(self.layers)
             for name, array in arrays(layer).items()
         }
+
+
+def _options(layer: Layer[Any], weights: SampleWeight, x: Array) -> dict[str, Any]:
+    """What a layer is called with on an x."""
+    if weights is None:
+        return {}
+    # A Sequential gives them their axes for each of its layers.
+    if isinstance(weights, np.ndarray) and weights.ndim == 1 and not isinstance(layer, Sequential):
+        weights = weights.reshape(-1, *(1,) * (np.ndim(x) - 1))
+    return {"sample_weight": weights}
