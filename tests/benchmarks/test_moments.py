@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks import moments
 from benchmarks.suites import moments as suite
-from benchmarks.tools import moments
 
 
 def test_a_read_is_of_every_value(rng):

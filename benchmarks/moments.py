@@ -1,6 +1,6 @@
 """Moments of each channel, beside a read of the array and other libraries' mean and variance.
 
-python -m benchmarks.tools.moments [--seconds 0.05] [--dask]
+python -m benchmarks.moments [--seconds 0.05] [--dask]
 
 Times are those of nbnorm; all else is the time of another side over nbnorm's, medians of the rounds
 in which the sides take turns of some calls, each on all threads that it uses. "read" sums the array
@@ -114,7 +114,7 @@ def rows_of(found: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[l
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints what was measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tools.moments",
+        prog="python -m benchmarks.moments",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
