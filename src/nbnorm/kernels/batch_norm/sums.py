@@ -22,6 +22,7 @@ from nbnorm.jit.simd import (
     lanes_of_register,
     load,
     load_part,
+    prefetch,
     splat,
     splat_register,
     total,
@@ -33,6 +34,12 @@ from nbnorm.kernels.channels import HEAD, SCALE, SHIFT, SUMMED_ROWS
 # The rounding error of a chain of n float32 additions of one sign is 2e-8 n standard errors of the
 # sum. Carrying after 16 keeps it below the other errors and costs 10 % of the loop.
 CHAIN = 16
+
+# How far ahead, in bytes, the backward asks for rows. AMD EPYC (Zen 5), two threads, channels-last
+# of 12 MB and more: without, a backward takes 1.15 to 1.25 times as long; asking 2 KiB ahead gains
+# less, 16 KiB costs arrays that fit the last cache a tenth. The forward, with one stream to read,
+# gains nothing, and nor do planes.
+AHEAD = 4096
 
 
 @inlined
@@ -181,6 +188,15 @@ def sum_channels(sums, dy, x, residual, weights, constants, channels, samples, a
 
 
 @inlined
+def _ask_for(dy, x, i):
+    """Asks for the vectors at i of dy and x; of the forward, which has no dy, for none."""
+    if dy is not None:
+        for j in range(i, i + lanes(x), lanes_of_register(x)):
+            prefetch(dy, j)
+            prefetch(x, j)
+
+
+@inlined
 def _sum_down(
     sums, dy, x, residual, weights, constants, top, bottom, j, count, row_length, activation
 ):
@@ -191,11 +207,12 @@ def _sum_down(
     shift = load_part(constants[SHIFT], j, count, zero)
     totals = zero
     products = zero
+    ahead = row_length * max(1, AHEAD // (row_length * x.itemsize))
     for row in range(top, bottom):
         w = weights_of_row(weights, row, zero)
-        u, v = gradient_and_deviation(
-            dy, x, residual, w, row * row_length + j, count, head, scale, shift, activation
-        )
+        i = row * row_length + j
+        _ask_for(dy, x, i + ahead)
+        u, v = gradient_and_deviation(dy, x, residual, w, i, count, head, scale, shift, activation)
         totals = totals + u
         products = fma(u, v, products)
     accumulate_part(sums[0], j, totals, count)
