@@ -7,9 +7,11 @@ import pytest
 from numba.core import config
 
 from nbnorm import (
+    BatchNormGradients,
     Moments,
     batch_norm_backward,
     batch_norm_forward,
+    batch_norm_gradient_sums,
     batch_norm_inference,
     dense_batch_norm_forward,
     l1_normalize_backward,
@@ -133,6 +135,55 @@ def test_denormal_deviations_of_float32(rng, scale, shape):
     x[:, 1] = 1.0
     neighbours, _ = batch_norm_forward(x, gamma, residual=residual, **options)
     np.testing.assert_array_equal(np.delete(y, 1, 1), np.delete(neighbours, 1, 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scale", [1e-37, 1e-40, 1e-43])
+@pytest.mark.parametrize("how", ["whole", "weighted", "in parts", "frozen"])
+def test_gradients_of_denormal_deviations_of_float32(rng, how, scale, shape):
+    x = rng.standard_normal(shape).astype(np.float32)
+    x[:, 1] *= scale
+    residual = rng.standard_normal(shape).astype(np.float32)
+    dy = rng.standard_normal(shape).astype(np.float32)
+    dy[:, 1] *= 1e-6  # or float32 could not hold dx
+    given = {
+        "x": x, "residual": residual,
+        "gamma": np.array([2.0, -3.0, 1.0][: shape[1]]), "beta": np.full(shape[1], 0.5),
+    }  # fmt: skip
+    options, sums = {"eps": 0.0, "activation": "silu"}, None
+    if how == "weighted":
+        given["sample_weight"] = rng.uniform(0.5, 2.0, (shape[0], *(1,) * (len(shape) - 1)))
+    elif how == "in parts":
+        moments = Moments.of(x.astype(float)) + Moments.of(x[:3].astype(float))
+        options["moments"] = moments
+        sums = lambda part: 1.25 * part  # noqa: E731  of this part and others
+    elif how == "frozen":
+        moments = Moments.of(x.astype(float))
+        options["statistics"] = moments.mean, moments.var()
+    _, context = batch_norm_forward(**given, **options)
+    _, exact = batch_norm_forward(
+        **{name: array.astype(float) for name, array in given.items()}, **options
+    )
+    expected = batch_norm_backward(dy.astype(float), exact, sums=sums)
+    found = batch_norm_backward(dy, context, sums=sums)
+    size = np.abs(expected.dx).max(axis=tuple(a for a in range(len(shape)) if a != 1))
+    np.testing.assert_allclose(
+        found.dx / along(size, shape), expected.dx / along(size, shape), rtol=0, atol=2e-6
+    )
+    for name in ("dgamma", "dbeta", "dresidual"):
+        right = getattr(expected, name)
+        np.testing.assert_allclose(
+            getattr(found, name), right, rtol=1e-5, atol=2e-6 * np.abs(right).max()
+        )
+    np.testing.assert_allclose(
+        batch_norm_gradient_sums(dy, context), batch_norm_gradient_sums(dy.astype(float), exact),
+        rtol=1e-5, atol=1e-5,
+    )  # fmt: skip
+    # Over dy, which is read once more for the channels of float64.
+    place = BatchNormGradients(dy, None, None, None)
+    np.testing.assert_array_equal(
+        batch_norm_backward(dy, context, sums=sums, out=place, needs=["dx"]).dx, found.dx
+    )
 
 
 NORMS = [

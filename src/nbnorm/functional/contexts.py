@@ -34,6 +34,8 @@ class BatchNormContext(Saved):
         Whether `moments` were given, so that x is a part of what the statistics were taken of.
     weights : array, or None
         The weights of all places of a channel, in the layout's order and x's type.
+    wide : bool
+        Whether x is float32 and a channel's deviation so small that float64 takes its place.
     """
 
     __slots__ = ()

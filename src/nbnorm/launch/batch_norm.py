@@ -86,6 +86,7 @@ class Saved(NamedTuple):
     frozen       whether they were given as constants
     part         whether they are those of a batch of which x is a part
     weights      (n s,) of x's type in the layout's order, or None
+    wide         whether x is float32, and float32 cannot hold all that gradients of it need
     """
 
     x: Array
@@ -100,6 +101,7 @@ class Saved(NamedTuple):
     frozen: bool
     part: bool = False
     weights: Array | None = None
+    wide: bool = False
 
     @classmethod
     def of(
@@ -112,11 +114,36 @@ class Saved(NamedTuple):
         weights: Array | None = None,
     ) -> Self:
         """What a normalization of x saves, its statistics being those of so many values."""
-        gamma, beta, given, _, ddof, activation, residual, whole, _ = normalization
+        gamma, beta, given, eps, ddof, activation, residual, whole, _ = normalization
+        wide = _may_be_wide(x, eps) and wide_channels(statistics, gamma).size > 0
         return cls(
             x, gamma, beta, residual, statistics, count, layout, ddof, activation,
-            given is not None, whole is not None, weights,
+            given is not None, whole is not None, weights, wide,
         )  # fmt: skip
+
+
+# --- float32 whose deviations are denormal ----------------------------------------------------
+
+# Inverse deviations beyond float32 are infinite there; and well before, products of gradients and
+# deviations underflow. Both want an eps of next to nothing.
+_WIDE_FROM = 1e30
+
+
+def _may_be_wide(x: Array, eps: float) -> bool:
+    """Whether a deviation of x may be so small that float32 cannot hold its inverse."""
+    return x.itemsize == 4 and eps < SMALLEST_SQUARE and x.size > 0
+
+
+def wide_channels(statistics: Array, gamma: Array | None) -> Array:
+    """The channels that are worked out in float64: their deviations are denormal, or nearly so."""
+    inv_std = statistics[2].reshape(-1)
+    largest = inv_std if gamma is None else inv_std * np.maximum(np.abs(gamma.reshape(-1)), 1.0)
+    return np.flatnonzero((largest > _WIDE_FROM) & (largest < np.inf))
+
+
+def _in_double(values: Array, shape: Shape, channels: Array) -> Array:
+    """Some channels of a flat array of a shape, flat, in float64."""
+    return values.reshape(shape)[:, channels].astype(np.float64).reshape(-1)
 
 
 # --- forward ----------------------------------------------------------------------------------
@@ -284,29 +311,21 @@ def _write_in_double(
     shape: Shape,
     normalization: Normalization,
 ) -> None:
-    """Writes those channels of y again, from float64, whose scale is beyond float32.
-
-    Without an eps, deviations below 3e-39 have inverses that float32 cannot hold.
-    """
-    if x.itemsize > 4 or normalization.eps >= SMALLEST_SQUARE or x.size == 0:
+    """Writes the `wide_channels` of y again, from float64."""
+    if not _may_be_wide(x, normalization.eps):
         return
-    n, c, s = shape
-    scale = np.abs(statistics[2] * parameters[0])
-    beyond = np.flatnonzero((scale > np.finfo(np.float32).max) & (scale < np.inf))
-    if not beyond.size:
+    wide = wide_channels(statistics, normalization.gamma)
+    if not wide.size:
         return
-
-    def part(values: Array) -> Array:
-        return values.reshape(n, c, s)[:, beyond].astype(np.float64).reshape(-1)
-
-    z = np.empty(n * len(beyond) * s)
-    own = np.ascontiguousarray(statistics[:, beyond])
-    elementwise_plan((n, len(beyond), s), z.itemsize).infer(
-        z, own, part(x), None if residual is None else part(residual), (own[0], own[1]),
-        (parameters[0][beyond], parameters[1][beyond]), normalization.eps,
-        normalization.activation,
+    n, _, s = shape
+    z = np.empty(n * len(wide) * s)
+    own = np.ascontiguousarray(statistics[:, wide])
+    elementwise_plan((n, len(wide), s), z.itemsize).infer(
+        z, own, _in_double(x, shape, wide),
+        None if residual is None else _in_double(residual, shape, wide), (own[0], own[1]),
+        (parameters[0][wide], parameters[1][wide]), normalization.eps, normalization.activation,
     )  # fmt: skip
-    y.reshape(n, c, s)[:, beyond] = z.reshape(n, len(beyond), s)
+    y.reshape(shape)[:, wide] = z.reshape(n, len(wide), s)
 
 
 # --- backward ---------------------------------------------------------------------------------
@@ -333,7 +352,8 @@ def differentiate(
     dgamma_dbeta = np.zeros((2, *layout.kept))
     own_needed = sums is None and not saved.frozen
     if x.size:
-        _write_gradients(
+        write = _write_wide_gradients if saved.wide else _write_gradients
+        write(
             None if dx is None else dx.written,
             None if dresidual is None else dresidual.written,
             dgamma_dbeta.reshape(2, layout.shape[1]),
@@ -361,7 +381,8 @@ def gradient_sums(dy: Array, saved: Saved) -> Array:
     dgamma_dbeta = np.zeros((2, *saved.layout.kept))
     if saved.x.size:
         rows = dgamma_dbeta.reshape(2, saved.layout.shape[1])
-        _write_gradients(None, None, rows, flat(dy, saved.layout), saved, None, sums_needed=True)
+        write = _write_wide_gradients if saved.wide else _write_gradients
+        write(None, None, rows, flat(dy, saved.layout), saved, None, sums_needed=True)
     return dgamma_dbeta[::-1].copy()
 
 
@@ -424,3 +445,56 @@ def _write_gradients(
         whole = np.array(sums[::-1]).reshape(2, c)
         fold_gradients(constants, folded, whole, statistics, parameters, plan.spans, m, ddof)
     plan.apply(dx, dresidual, dy, x, residual, weights, constants, activation, frozen)
+
+
+def _write_wide_gradients(
+    dx: Array | None,
+    dresidual: Array | None,
+    dgamma_dbeta: Array,
+    dy: Array,
+    saved: Saved,
+    sums: Array | Callable[[Array], Array] | None,
+    *,
+    sums_needed: bool,
+) -> None:
+    """As `_write_gradients`; those of the `wide_channels` come from float64."""
+    layout, residual, gamma = saved.layout, saved.residual, saved.gamma
+    n, c, s = shape = layout.shape
+    statistics = saved.statistics.reshape(4, c)
+    wide = wide_channels(statistics, gamma)
+    part = (n, len(wide), s)
+    own = saved._replace(
+        x=_in_double(flat(saved.x, layout), shape, wide),
+        gamma=None if gamma is None else gamma.reshape(-1)[wide],
+        beta=None if saved.beta is None else saved.beta.reshape(-1)[wide],
+        residual=None if residual is None else _in_double(flat(residual, layout), shape, wide),
+        statistics=np.ascontiguousarray(statistics[:, wide]),
+        layout=Layout(None, part, part[1:2]),
+        weights=None if saved.weights is None else saved.weights.astype(np.float64),
+    )
+    own_dy = _in_double(dy, shape, wide)  # now: dx may be written over dy
+    own_sums = np.zeros((2, len(wide)))
+    _write_gradients(None, None, own_sums, own_dy, own, None, sums_needed=True)
+
+    def whole_of(found: Array) -> Array:
+        nonlocal sums
+        assert callable(sums)
+        found = found.reshape(2, c).copy()
+        found[:, wide] = own_sums[::-1]
+        sums = sums(found.reshape(2, *layout.kept))
+        return sums
+
+    given = whole_of if callable(sums) else sums
+    _write_gradients(dx, dresidual, dgamma_dbeta, dy, saved, given, sums_needed=sums_needed)
+    dgamma_dbeta[:, wide] = own_sums
+    assert not callable(sums)
+    if sums is not None:
+        sums = sums.reshape(2, c)[:, wide]
+    own_dx, own_dresidual = (
+        None if place is None else np.empty(own_dy.size) for place in (dx, dresidual)
+    )
+    _write_gradients(own_dx, own_dresidual, own_sums, own_dy, own, sums, sums_needed=True)
+    with np.errstate(over="ignore"):  # kernels do not warn either
+        for place, found in ((dx, own_dx), (dresidual, own_dresidual)):
+            if place is not None and found is not None:
+                place.reshape(shape)[:, wide] = found.reshape(part)
