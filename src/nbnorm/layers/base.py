@@ -327,7 +327,7 @@ def loaded(function: str, name: str, own: str, given: Any, target: Array) -> Arr
         raise checks.wrong_type(function, name, given, becomes)
     if value.shape != target.shape:
         raise checks.wrong_value(function, name, value, f"shape {target.shape}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN warns
         copied = value.astype(target.dtype)
     if (np.isfinite(copied) != np.isfinite(value)).any():
         raise checks.wrong_value(function, name, value, f"numbers that {target.dtype} can hold")

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import string
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbnorm.interop.darknet import Network, load_network
 from nbnorm.interop.darknet.origin import ACTIVATIONS, OPTIONS
 from nbnorm.interop.darknet.sections import SECTIONS
+from tests.cases.damage import LONG, QUICK, SHORT, drive
 from tests.interop.darknet.files import image_cfg, written
-
-QUICK = settings(max_examples=150, suppress_health_check=list(HealthCheck))
-LONG = 1200.0  # seconds for each kind of damage: an hour in all
 
 KEYS = sorted(
     {key for known in OPTIONS.values() for keys in known.values() for key in keys}
@@ -146,14 +143,16 @@ def test_damaged_files(kind):
     QUICK(given(*drawn)(check))()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_for_a_while(kind):
+    drive(*KINDS[kind], SHORT)
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bytes"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_for_long(kind, tally):
-    check, drawn = KINDS[kind]
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        settings(QUICK, max_examples=1000, derandomize=False, database=None)(given(*drawn)(check))()
-        tally(f"damaged files of darknet, {kind}", 1000)
+    tally(f"damaged files of darknet, {kind}", drive(*KINDS[kind], LONG))
 
 
 def test_what_is_drawn_is_read_and_refused():
