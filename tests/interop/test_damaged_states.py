@@ -92,8 +92,9 @@ def damaged(state, damage):
         if kind == "renamed":
             mapping[what] = value
         elif kind == "changed":
-            # A mapping, or what was changed already, has no array.
-            mapping[key] = VALUES[what](value) if isinstance(value, np.ndarray) else None
+            # A mapping, or what was changed already, may be no array of floats.
+            whole = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+            mapping[key] = VALUES[what](value) if whole else None
     return state
 
 
