@@ -18,19 +18,17 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
 from benchmarks.compare.timing import median_of_calls
-from benchmarks.suites.moments import SHAPES, TYPES, drawn, nbnorms, numpys, reading
+from benchmarks.suites.moments import SHAPES, TYPES, dasks, drawn, nbnorms, numpys, reading
 from benchmarks.tools import machine, markdown
 from nbnorm.typing import Array
 
 Run = Callable[[], object]
 
 OWN, READ = "nbnorm", "read"
-CHUNKS = 16  # of a Dask array
 ROUNDS = 5
 
 
@@ -71,16 +69,7 @@ def sides(x: Array, axis: int) -> dict[str, Run]:
 
 def sides_of_dask(x: Array, axis: int) -> dict[str, Run]:
     """The same of a Dask array."""
-    dask, array = importlib.import_module("dask"), importlib.import_module("dask.array")
-    from nbnorm.interop.dask import moments
-
-    chunked: Any = array.from_array(x, chunks=(-(-len(x) // CHUNKS), *x.shape[1:]))
-    axes = _others(x, axis)
-    own, both = moments(chunked, axis=axis), (chunked.mean(axis=axes), chunked.var(axis=axes))
-    found: dict[str, Run] = {
-        OWN: lambda: own.compute(scheduler="threads"),
-        "Dask": lambda: dask.compute(*both, scheduler="threads"),
-    }
+    found = dict(zip((OWN, "Dask"), dasks(x, axis), strict=True))
     for run in found.values():
         run()
     return found

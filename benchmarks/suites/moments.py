@@ -5,6 +5,8 @@ As in batch_norm.py, the `track_` benchmarks are the ones to compare between com
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -23,6 +25,7 @@ SHAPES = {
 TYPES = ["float32", "float64"]
 
 BLOCK = 1 << 16  # values that a thread takes at a time
+CHUNKS = 16  # of a Dask array, along its first axis
 
 
 def drawn(shape: str, dtype: str) -> tuple[Array, int]:
@@ -46,6 +49,22 @@ def numpys(x: Array, axis: int) -> Run:
     """NumPy's mean and variance."""
     others = tuple(a for a in range(x.ndim) if a != axis)
     return lambda: (np.mean(x, axis=others), np.var(x, axis=others))
+
+
+def dasks(x: Array, axis: int) -> tuple[Run, Run]:
+    """The moments of a Dask array on its threads, and its own mean and variance, taken together."""
+    import dask
+    import dask.array as da
+
+    from nbnorm.interop.dask import moments
+
+    others = tuple(a for a in range(x.ndim) if a != axis)
+    chunked: Any = da.from_array(x, chunks=(-(-len(x) // CHUNKS), *x.shape[1:]))
+    found, both = moments(chunked, axis=axis), (chunked.mean(axis=others), chunked.var(axis=others))
+    return (
+        lambda: found.compute(scheduler="threads"),
+        lambda: dask.compute(*both, scheduler="threads"),
+    )
 
 
 def nbnorms(x: Array, axis: int) -> Run:
@@ -106,3 +125,20 @@ class Ratio:
 
     def track_numpy_over_of(self, shape: str, dtype: str) -> float:
         return ratio(self.numpy, self.call)
+
+
+class Dask:
+    """The time of Dask's mean and var over that of `nbnorm.interop.dask.moments`."""
+
+    params = (list(SHAPES), TYPES)
+    param_names = ("shape", "type")
+    unit = "times"
+
+    def setup(self, shape: str, dtype: str) -> None:
+        try:
+            self.call, self.dask = dasks(*drawn(shape, dtype))
+        except ImportError:
+            raise NotImplementedError("dask is not installed") from None
+
+    def track_dask_over_moments(self, shape: str, dtype: str) -> float:
+        return ratio(self.dask, self.call)
