@@ -107,11 +107,14 @@ class Operation:
         return _normalized(product, z, np.maximum(abs(z), terms), given, wide)
 
 
-# Not norms and penalties, which are sums of positive numbers: nobody gets those wrong.
+# Not norms and penalties, which are sums of positive numbers: nobody gets those wrong. Nor group
+# and instance norm, which are batch norms of parts of an array, by the same kernels.
 OPERATIONS = [
     Operation(entry)
     for entry in operations.OPERATIONS
-    if entry.gradients and "backward" in entry.directions
+    if entry.gradients
+    and "backward" in entry.directions
+    and ("weight" in entry.arrays or "inference" in entry.directions)
 ]
 
 

@@ -5,13 +5,15 @@ dense layer and behind a convolution, in one: `dense_batch_norm_forward` and
 `conv2d_batch_norm_forward`, `_inference`, `_backward`; these alone: `dense_forward`,
 `dense_backward`, `conv2d_forward`, `conv2d_backward`; `fold_batch_norm`; for batches in parts,
 `Moments` and `batch_norm_gradient_sums`; for statistics over several batches,
-`cross_iteration_batch_norm_forward`. Division by a norm: `l1_normalize_forward`
+`cross_iteration_batch_norm_forward`; for statistics of each sample, `group_norm_forward` and
+`instance_norm_forward`, `_backward`. Division by a norm: `l1_normalize_forward`
 and `l2_normalize_forward`, `_backward`; `l1_penalty` and `l2_penalty`. Layers over them:
 `BatchNorm`, `Dense`, `DenseBatchNorm`, `Conv2d`, `Conv2dBatchNorm`, `CrossIterationBatchNorm`,
-`L1Normalize`, `L2Normalize`, `L1Penalty`, `L2Penalty`, `Sequential` and the optimizer `SGD`;
-`nbnorm.layers` has the rest. On how many threads: `threads`, `one_thread`, `threading`; memory that
-is kept for results: `release_memory`. The compiled kernels under the functions are in
-`nbnorm.kernels`, their specification in `nbnorm.reference`.
+`GroupNorm`, `InstanceNorm`, `L1Normalize`, `L2Normalize`, `L1Penalty`, `L2Penalty`,
+`Sequential` and the optimizer `SGD`; `nbnorm.layers` has the rest. On how many threads:
+`threads`, `one_thread`, `threading`; memory that is kept for results: `release_memory`. The
+compiled kernels under the functions are in `nbnorm.kernels`, their specification in
+`nbnorm.reference`.
 """
 
 from __future__ import annotations
@@ -60,6 +62,14 @@ _NAMES = {
     "nbnorm.functional.folding": [
         "fold_batch_norm",
     ],
+    "nbnorm.functional.group_norm": [
+        "GroupNormContext",
+        "InstanceNormContext",
+        "group_norm_backward",
+        "group_norm_forward",
+        "instance_norm_backward",
+        "instance_norm_forward",
+    ],
     "nbnorm.functional.memory": [
         "release_memory",
     ],
@@ -92,6 +102,8 @@ _NAMES = {
         "Dense",
         "DenseBatchNorm",
         "GhostBatchNorm",
+        "GroupNorm",
+        "InstanceNorm",
         "L1Normalize",
         "L1Penalty",
         "L2Normalize",

@@ -29,6 +29,14 @@ from nbnorm.functional.dense_batch_norm import (
     dense_batch_norm_inference,
 )
 from nbnorm.functional.folding import fold_batch_norm
+from nbnorm.functional.group_norm import (
+    GroupNormContext,
+    InstanceNormContext,
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm_backward,
+    instance_norm_forward,
+)
 from nbnorm.functional.memory import release_memory
 from nbnorm.functional.moments import Moments
 from nbnorm.functional.norms import (
@@ -51,6 +59,8 @@ from nbnorm.layers import (
     Dense,
     DenseBatchNorm,
     GhostBatchNorm,
+    GroupNorm,
+    InstanceNorm,
     L1Normalize,
     L1Penalty,
     L2Normalize,
@@ -76,6 +86,10 @@ __all__ = [
     "DenseBatchNormGradients",
     "DenseGradients",
     "GhostBatchNorm",
+    "GroupNorm",
+    "GroupNormContext",
+    "InstanceNorm",
+    "InstanceNormContext",
     "L1Normalize",
     "L1NormalizeContext",
     "L1Penalty",
@@ -100,6 +114,10 @@ __all__ = [
     "dense_batch_norm_inference",
     "dense_forward",
     "fold_batch_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "l1_normalize_backward",
     "l1_normalize_forward",
     "l1_penalty",

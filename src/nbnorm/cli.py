@@ -220,6 +220,7 @@ WARMING = (
     Warming("(n, c), tiny", "batch_norm", {"n": 16, "c": 10, "p": ()}),
     Warming("dense", "dense_batch_norm", {"n": 1024, "c": 128, "k": 128}),
     Warming("dense, few rows", "dense_batch_norm", {"n": 4, "c": 1024, "k": 512}),
+    Warming("group norm", "group_norm", {"n": 16, "c": 64, "p": (28, 28)}, {"num_groups": 8}),
     Warming("L1 norm", "l1_normalize", {"n": 1024, "c": 256, "p": ()}),
     Warming("L2 norm", "l2_normalize", {"n": 1024, "c": 256, "p": ()}),
     *(

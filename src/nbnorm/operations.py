@@ -202,6 +202,20 @@ def _normalization(name: str) -> Operation:
     )
 
 
+def _grouped(title: str, layer: str, **required: Any) -> Operation:
+    """Batch norm's formulas with statistics of each sample."""
+    return Operation(
+        title.replace(" ", "_"),
+        title=title,
+        arrays={"x": "ncp", "gamma": "c", "beta": "c", "residual": "ncp", "y": "ncp"},
+        required=required,
+        directions=("forward", "backward"),
+        context=f"{layer}Context",
+        gradients="BatchNormGradients",
+        layer=layer,
+    )
+
+
 def _penalty(name: str) -> Operation:
     """The penalty on the L1 or L2 norm, and its gradient: y has the shape of dx."""
     return Operation(
@@ -281,6 +295,8 @@ OPERATIONS = (
         gradients="BatchNormGradients",
         layer="CrossIterationBatchNorm",
     ),
+    _grouped("group norm", "GroupNorm", num_groups=1),
+    _grouped("instance norm", "InstanceNorm"),
     _normalization("L1"),
     _normalization("L2"),
     _penalty("L1"),

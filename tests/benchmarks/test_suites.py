@@ -9,6 +9,7 @@ from benchmarks.suites import (
     batch_norm,
     conv2d_batch_norm,
     dense_batch_norm,
+    group_norm,
     memory,
     normalize,
     startup,
@@ -107,7 +108,7 @@ def test_every_operation_that_learns_is_timed():
     }
     norms = {f"{kind}_normalize" for kind in normalize.KINDS if kind != "per activation"}
     learning = {operation.name for operation in OPERATIONS if "backward" in operation.directions}
-    assert {"batch_norm", *products, *norms} == learning
+    assert {"batch_norm", *products, *group_norm.KINDS, *norms} == learning
 
 
 @pytest.mark.slow

@@ -255,6 +255,24 @@ def folding(d: Drawing) -> None:
     call(d, operation, "", shapes, out_axis=tuple(out_axis))
 
 
+def groups(d: Drawing) -> None:
+    """Group or instance norm, forward and backward."""
+    ndim = int(d.one_of([3, 4, 4, 5]))
+    axis = d.one_of([1, 1, -1])
+    most = {3: 100, 4: 40, 5: 12}[ndim]
+    sizes = [d.size(5), *(d.size(most, 2) for _ in range(ndim - 1))]
+    sizes[axis] = d.one_of([d.size(8), d.size(30)]) * (num_groups := int(d.one_of([1, 2, 3])))
+    shape = tuple(sizes)
+    name, options = "instance_norm", {"axis": axis}
+    if d.chance(0.6):
+        name, options = "group_norm", options | {"num_groups": num_groups}
+    operation = BY_NAME[name]
+    kept = shape[axis : axis + 1 or None]
+    arrays = operation.arrays.items()
+    shapes = {array: kept if letters == "c" else shape for array, letters in arrays}
+    train(d, operation, shapes, **options)
+
+
 def norms(d: Drawing) -> None:
     """L1 or L2 normalization, forward and backward, and a penalty."""
     shape = limited([d.size(300) for _ in range(d.one_of([1, 2, 3, 4]))])
@@ -295,6 +313,7 @@ FAMILIES = [
     Family(partial(conv2d, name="conv2d"), [_FLOAT32], _PRODUCTS[:2]),
     Family(partial(conv2d, name="conv2d_batch_norm"), [_FLOAT32], _PRODUCTS),
     Family(cross_iteration, [_FLOAT32], PROFILES),
+    Family(groups, [_FLOAT32], PROFILES),
     Family(folding, PROFILES, PROFILES),
     Family(norms, [_FLOAT32], _PRODUCTS[:2]),
 ]

@@ -14,6 +14,8 @@ from nbnorm.layers import (
     Dense,
     DenseBatchNorm,
     Flatten,
+    GroupNorm,
+    InstanceNorm,
     Sequential,
 )
 from tests.cases.layers import LAYERS
@@ -151,7 +153,8 @@ def test_a_state_goes_through_a_file_into_another_layer(rng, layer, x, tmp_path)
 
 
 def test_only_normalization_takes_a_residual(layer, x):
-    takers = (Activation, BatchNorm, Conv2dBatchNorm, DenseBatchNorm, Sequential)
+    normalizing = (BatchNorm, Conv2dBatchNorm, DenseBatchNorm, GroupNorm, InstanceNorm)
+    takers = (Activation, *normalizing, Sequential)
     if isinstance(layer, takers):
         return
     with pytest.raises(TypeError, match=r"\w+\.forward: residual is .* expected None"):

@@ -24,10 +24,12 @@ from tests.robustness.batches import Batches
 from tests.robustness.kinds import Arguments, Data, Gradients, Kind, Out, Place
 from tests.robustness.options import (
     ACTIVATION,
+    CHANNEL_AXIS,
     DDOF,
     EPS,
     GROUPS,
     IMAGE_AXIS,
+    NUM_GROUPS,
     OUT_AXIS,
     PADDING,
     Context,
@@ -114,7 +116,7 @@ SLIDE: dict[str, Kind] = {
 # Kinds of arguments that are no arrays, by their names.
 OPTIONS: dict[str, Kind] = {
     **SLIDE, "axis": kept_axes(3), "statistics": Statistics(), "eps": EPS, "ddof": DDOF,
-    "activation": ACTIVATION,
+    "activation": ACTIVATION, "num_groups": NUM_GROUPS,
 }  # fmt: skip
 
 # Kinds of arguments whose names mean something else, or something more, in other functions.
@@ -125,6 +127,7 @@ OWN: dict[str, dict[str, Kind]] = {
         "weight": Data("kcrs", same=False, decides=True, free=("c", "r", "s", "an axis more")),
         "out_axis": OUT_AXIS,
     },
+    **{name: {"axis": CHANNEL_AXIS} for name in ("group_norm", "instance_norm")},
     **{name: {"axis": summed_axes(3)} for name in ("l1_normalize", "l2_normalize")},
     **{name: {"weight": EPS} for name in ("l1_penalty", "l2_penalty")},
 }
@@ -143,6 +146,8 @@ EMPTY = {
     "conv2d_batch_norm_inference": "nw",
     "fold_batch_norm": "kcrs",
     "cross_iteration_batch_norm_forward": "c",
+    "group_norm_forward": "n",
+    "instance_norm_forward": "nc",
     "l1_normalize_forward": "ncp",
     "l2_normalize_forward": "ncp",
     "l1_penalty": "ncp",
@@ -151,6 +156,8 @@ EMPTY = {
 
 # Arrays of a context beside the forward's own.
 CONTEXT = {
+    "GroupNormContext": ("context.statistics",),
+    "InstanceNormContext": ("context.statistics",),
     "BatchNormContext": ("context.statistics",),
     "DenseBatchNormContext": ("context.normalization.x", "context.normalization.statistics"),
     "Conv2dBatchNormContext": ("context.normalization.x", "context.normalization.statistics"),

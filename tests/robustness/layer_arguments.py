@@ -23,6 +23,7 @@ from tests.robustness.options import (
     MOMENTUM,
     NO_FLAGS,
     NO_INTS,
+    NUM_GROUPS,
     SEED,
     Option,
     choice,
@@ -241,6 +242,10 @@ LAYER_AXIS = Option(
     "axis of a layer", "int, or a tuple of ints", 1, "", (*NO_INTS[:-2], [1], (1.0,), (True,), ()),
     (), (np.int64(1), -1, (1,)),
 )  # fmt: skip
+SAMPLE_LAYER_AXIS = Option(
+    "axis of a layer's channels", "int, but not the first axis", 1, "not the first axis",
+    (*NO_INTS, (1,)), (0,), (np.int64(1), -1),
+)  # fmt: skip
 SUMMED_AXES = Option(
     "summed axes of a layer",
     'int, tuple of ints, None for all, or "sample" for all but the first', 1, "",
@@ -254,6 +259,9 @@ AFFINE = Option(
 NORMALIZING = {
     "eps": EPS, "momentum": MOMENTUM, "affine": AFFINE, "track_running_stats": FLAG,
     "running_var": choice("unbiased", "biased"), "ddof": DDOF, "activation": ACTIVATION,
+}  # fmt: skip
+OF_SAMPLES = {
+    "axis": SAMPLE_LAYER_AXIS, "eps": EPS, "affine": FLAG, "activation": ACTIVATION, "dtype": DTYPE,
 }  # fmt: skip
 SLIDING = {name: kind for name, kind in SLIDE.items() if name != "algorithm"}
 STARTED = {"dtype": DTYPE, "rng": SEED}
@@ -396,6 +404,16 @@ LAYERS = {
         },
         "nc", "nk", True, ("dense", "cross_iteration_batch_norm", "batch_norm"),
         ("Dense", "CrossIterationBatchNorm"), ("n",),
+    ),
+    "GroupNorm": LayerOf(
+        lambda: layers.GroupNorm(3, num_groups=1, activation="relu", **F8),
+        {"num_features": size(3), "num_groups": NUM_GROUPS, **OF_SAMPLES}, "ncp", "ncp", True,
+        ("group_norm",), free=("n", "p"),
+    ),
+    "InstanceNorm": LayerOf(
+        lambda: layers.InstanceNorm(3, activation="relu", **F8),
+        {"num_features": size(3), **OF_SAMPLES}, "ncp", "ncp", True, ("instance_norm",),
+        free=("n", "p"),
     ),
     **{
         name: LayerOf(

@@ -131,6 +131,16 @@ GROUPS = Option(
 )  # fmt: skip
 
 
+NUM_GROUPS = Option(
+    "number of groups", "int, 1 or more, that divides the channels", 1, "", NO_INTS,
+    (0, -1, 2, BEYOND), (np.int64(1), 3),
+)  # fmt: skip
+CHANNEL_AXIS = Option(
+    "axis of channels beside the samples'", "int, but not the first axis", 1,
+    "not the first axis", (*NO_INTS, (1,)), (0, 3, -3, BEYOND), (np.int64(1), -2),
+)  # fmt: skip
+
+
 def pair(value: int, least: int = 1) -> Option:
     """An int, or one for each axis of an image."""
     return Option(

@@ -386,6 +386,16 @@ def gradient_sums(dy: Array, saved: Saved) -> Array:
     return dgamma_dbeta[::-1].copy()
 
 
+def write_gradients(dx: Array | None, dresidual: Array | None, dy: Array, saved: Saved) -> Array:
+    """Writes dx and dresidual, flat, unless they are None; returns dgamma and dbeta (2, c).
+
+    The statistics are those of the batch x, all of whose values count alike.
+    """
+    dgamma_dbeta = np.zeros((2, saved.layout.shape[1]))
+    _write_gradients(dx, dresidual, dgamma_dbeta, dy, saved, None, sums_needed=True)
+    return dgamma_dbeta
+
+
 def needed_after_product(owed: Collection[str]) -> set[str]:
     """The gradients that a batch norm is asked for, where those `owed` are of a product and it.
 

@@ -11,6 +11,7 @@ from nbnorm.layers.dense import Dense
 from nbnorm.layers.dense_batch_norm import DenseBatchNorm
 from nbnorm.layers.flatten import Flatten
 from nbnorm.layers.ghost_batch_norm import GhostBatchNorm
+from nbnorm.layers.group_norm import GroupNorm, InstanceNorm
 from nbnorm.layers.norms import L1Normalize, L2Normalize
 from nbnorm.layers.penalties import L1Penalty, L2Penalty
 from nbnorm.layers.sequential import Sequential
@@ -29,6 +30,8 @@ __all__ = [
     "DenseBatchNorm",
     "Flatten",
     "GhostBatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
     "L1Normalize",
     "L1Penalty",
     "L2Normalize",

@@ -49,6 +49,13 @@ function" in the chapter on neural networks) gets two formulas wrong, and both h
 
 ``tests/reference/test_batch_norm.py`` shows that finite differences reject each of them.
 
+Group and instance normalization
+--------------------------------
+The same formulas with statistics of each sample, over its groups of neighbouring channels or over
+its channels one by one. Where a group has m values, and gamma differs among its channels::
+
+    dx = 1 / s (gamma dz - sum(gamma dz) / m - xh sum(gamma dz xh) / m)
+
 Dense and convolution
 ---------------------
 Weights are laid out as PyTorch's and ONNX's. In the shapes below n is the batch, c the input
@@ -92,6 +99,12 @@ from nbnorm.reference.dense_batch_norm import (
     dense_batch_norm_inference,
 )
 from nbnorm.reference.folding import fold_batch_norm
+from nbnorm.reference.group_norm import (
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm_backward,
+    instance_norm_forward,
+)
 from nbnorm.reference.norms import (
     l1_normalize_backward,
     l1_normalize_forward,
@@ -130,6 +143,10 @@ __all__ = [
     "dense_forward",
     "dense_statistics_gradients",
     "fold_batch_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "inverse_std",
     "l1_normalize_backward",
     "l1_normalize_forward",
