@@ -12,7 +12,6 @@ from nbnorm.kernels.batch_norm.gradients import (
     fold_gradients,
     fold_statistics,
 )
-from nbnorm.kernels.batch_norm.moments import SMALLEST_SQUARE
 from nbnorm.launch.layout import Layout, flat
 from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.plans import (
@@ -35,6 +34,7 @@ from nbnorm.launch.statistics import (
     finish_blocks,
     finish_slices,
 )
+from nbnorm.launch.wide import in_double, may_be_wide, wide_channels
 from nbnorm.typing import Array
 
 if TYPE_CHECKING:
@@ -115,35 +115,11 @@ class Saved(NamedTuple):
     ) -> Self:
         """What a normalization of x saves, its statistics being those of so many values."""
         gamma, beta, given, eps, ddof, activation, residual, whole, _ = normalization
-        wide = _may_be_wide(x, eps) and wide_channels(statistics, gamma).size > 0
+        wide = may_be_wide(x, eps) and wide_channels(statistics, gamma).size > 0
         return cls(
             x, gamma, beta, residual, statistics, count, layout, ddof, activation,
             given is not None, whole is not None, weights, wide,
         )  # fmt: skip
-
-
-# --- float32 whose deviations are denormal ----------------------------------------------------
-
-# Inverse deviations beyond float32 are infinite there; and well before, products of gradients and
-# deviations underflow. Both want an eps of next to nothing.
-_WIDE_FROM = 1e30
-
-
-def _may_be_wide(x: Array, eps: float) -> bool:
-    """Whether a deviation of x may be so small that float32 cannot hold its inverse."""
-    return x.itemsize == 4 and eps < SMALLEST_SQUARE and x.size > 0
-
-
-def wide_channels(statistics: Array, gamma: Array | None) -> Array:
-    """The channels that are worked out in float64: their deviations are denormal, or nearly so."""
-    inv_std = statistics[2].reshape(-1)
-    largest = inv_std if gamma is None else inv_std * np.maximum(np.abs(gamma.reshape(-1)), 1.0)
-    return np.flatnonzero((largest > _WIDE_FROM) & (largest < np.inf))
-
-
-def _in_double(values: Array, shape: Shape, channels: Array) -> Array:
-    """Some channels of a flat array of a shape, flat, in float64."""
-    return values.reshape(shape)[:, channels].astype(np.float64).reshape(-1)
 
 
 # --- forward ----------------------------------------------------------------------------------
@@ -312,7 +288,7 @@ def _write_in_double(
     normalization: Normalization,
 ) -> None:
     """Writes the `wide_channels` of y again, from float64."""
-    if not _may_be_wide(x, normalization.eps):
+    if not may_be_wide(x, normalization.eps):
         return
     wide = wide_channels(statistics, normalization.gamma)
     if not wide.size:
@@ -321,8 +297,8 @@ def _write_in_double(
     z = np.empty(n * len(wide) * s)
     own = np.ascontiguousarray(statistics[:, wide])
     elementwise_plan((n, len(wide), s), z.itemsize).infer(
-        z, own, _in_double(x, shape, wide),
-        None if residual is None else _in_double(residual, shape, wide), (own[0], own[1]),
+        z, own, in_double(x, shape, wide),
+        None if residual is None else in_double(residual, shape, wide), (own[0], own[1]),
         (parameters[0][wide], parameters[1][wide]), normalization.eps, normalization.activation,
     )  # fmt: skip
     y.reshape(shape)[:, wide] = z.reshape(n, len(wide), s)
@@ -474,15 +450,15 @@ def _write_wide_gradients(
     wide = wide_channels(statistics, gamma)
     part = (n, len(wide), s)
     own = saved._replace(
-        x=_in_double(flat(saved.x, layout), shape, wide),
+        x=in_double(flat(saved.x, layout), shape, wide),
         gamma=None if gamma is None else gamma.reshape(-1)[wide],
         beta=None if saved.beta is None else saved.beta.reshape(-1)[wide],
-        residual=None if residual is None else _in_double(flat(residual, layout), shape, wide),
+        residual=None if residual is None else in_double(flat(residual, layout), shape, wide),
         statistics=np.ascontiguousarray(statistics[:, wide]),
         layout=Layout(None, part, part[1:2]),
         weights=None if saved.weights is None else saved.weights.astype(np.float64),
     )
-    own_dy = _in_double(dy, shape, wide)  # now: dx may be written over dy
+    own_dy = in_double(dy, shape, wide)  # now: dx may be written over dy
     own_sums = np.zeros((2, len(wide)))
     _write_gradients(None, None, own_sums, own_dy, own, None, sums_needed=True)
 
