@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbnorm.jit.threads import run
+from nbnorm.kernels.batch_norm import groups
 from nbnorm.kernels.batch_norm.gradients import fold_gradient_slices, fold_statistics
-from nbnorm.kernels.batch_norm.groups import fold_group_gradients
+from nbnorm.kernels.batch_norm.moments import SMALLEST_SQUARE
 from nbnorm.launch import batch_norm
 from nbnorm.launch.batch_norm import Normalization, Whole
 from nbnorm.launch.layout import Layout, layout_of, run_of
 from nbnorm.launch.outputs import Gradients, cast, destination
-from nbnorm.launch.plans import Shape, elementwise_plan
+from nbnorm.launch.plans import Fused, Shape, elementwise_plan, training_plan
+from nbnorm.launch.scratch import scratch
 from nbnorm.launch.statistics import channel_parameters, finish_slices
 from nbnorm.typing import Array
 
@@ -117,8 +120,21 @@ def _normalize_part(y: Array, x: Array, parts: Parts, normalization: Normalizati
     """Writes the y of a part; returns its statistics (4, groups)."""
     if parts.channels_of_group == 1:
         return batch_norm.normalize(x, parts.layout, normalization, y)[1].statistics
-    n, _, s = parts.shape
+    n, c, s = parts.shape
     statistics = np.empty((4, parts.groups))
+    fused = _fused_plan(parts, x.itemsize, 2)
+    if fused is not None and (x.itemsize > 4 or normalization.eps >= SMALLEST_SQUARE):
+        run(
+            groups.forward_groups, fused.tiles, fused.parallel, y, statistics,
+            scratch.take("sums", (2, parts.groups), np.float64),
+            scratch.take("channel constants", (3, parts.groups), x.dtype),
+            scratch.take("constants", (3, c), x.dtype), x, normalization.residual,
+            (np.ones(parts.groups), np.zeros(parts.groups)),
+            channel_parameters(normalization.gamma, normalization.beta, c), normalization.eps,
+            normalization.activation, fused.streamed, fused.width, parts.channels_of_group,
+            parts.shape,
+        )  # fmt: skip
+        return statistics
     plan = elementwise_plan((n, parts.groups, parts.channels_of_group * s), x.itemsize)
     constants, folded = plan.constants(3, x.dtype)
     ones = channel_parameters(None, None, parts.groups)
@@ -128,6 +144,15 @@ def _normalize_part(y: Array, x: Array, parts: Parts, normalization: Normalizati
     whole = Whole(mean, var, rest, parts.values_of_group)
     batch_norm.normalize(x, parts.layout, normalization._replace(whole=whole), y)
     return statistics
+
+
+def _fused_plan(parts: Parts, itemsize: int, arrays: int) -> Fused | None:
+    """The plan for a kernel that does whole groups of planes; None where none does."""
+    n, _, s = parts.shape
+    if n > 1 or s == 1:
+        return None
+    plan = training_plan((1, parts.groups, parts.channels_of_group * s), itemsize, arrays)
+    return plan if isinstance(plan, Fused) and not plan.columns else None
 
 
 def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradients) -> Gradients:
@@ -179,15 +204,25 @@ def _differentiate_part(
     x, residual, statistics = saved.x, saved.residual, saved.statistics
     c, m = parts.shape[1], float(parts.values_of_group)
     parameters = channel_parameters(saved.gamma, saved.beta, c)
+    sums = np.empty((2, c))
+    fused = _fused_plan(parts, x.itemsize, 3)
+    if fused is not None:
+        run(
+            groups.backward_groups, fused.tiles, fused.parallel, dx, dresidual, sums,
+            scratch.take("sums", (2, c), np.float64),
+            scratch.take("constants", (7, c), x.dtype), dy, x, residual, statistics, parameters,
+            saved.activation, fused.streamed and dx is not None, fused.width,
+            parts.channels_of_group, parts.shape,
+        )  # fmt: skip
+        return sums
     plan = elementwise_plan(parts.shape, x.itemsize)
     constants, folded = plan.constants(7, x.dtype)
     channels = statistics, parameters
     fold_statistics(constants, folded, *channels, plan.spans)
     slices = plan.sum(dy, x, residual, None, constants, saved.activation)
-    sums = np.empty((2, c))
     fold_gradient_slices(sums, constants, folded, slices, *channels, plan.spans, m, 0, True)
     if dx is not None or dresidual is not None:
-        fold_group_gradients(
+        groups.fold_group_gradients(
             constants, folded, sums, statistics, parameters[0], plan.spans,
             parts.channels_of_group, m,
         )  # fmt: skip

@@ -392,7 +392,8 @@ def training_plan(shape: Shape, itemsize: int, arrays: int) -> Fused | Planes | 
                 return _fused(shape, itemsize, arrays, width)
         return _columns(shape, itemsize, arrays)
     in_order = arrays * size <= LLC_BYTES or s * itemsize < SHORTEST_STREAM_BYTES
-    if size > L2_CACHE_BYTES and (in_order or c < FEW_CHANNELS):
+    # Of one sample, tiles of channels are read in memory's order anyway.
+    if size > L2_CACHE_BYTES and ((in_order and n > 1) or c < FEW_CHANNELS):
         return _planes(shape, itemsize, arrays)
     channel_bytes = n * s * itemsize
     width = max(c // BALANCED_TILES, SMALLEST_TILE_BYTES // channel_bytes)
@@ -454,7 +455,7 @@ def _planes(shape: Shape, itemsize: int, arrays: int) -> Planes:
         slices = min(MOST_SLICES // c, n * s // SHORTEST_SLICE_VALUES)
         width = 1
     else:
-        slices = min(n, SUMMED_TILES, n * s // FEWEST_SUMMED_VALUES)
+        slices = max(1, min(n, SUMMED_TILES, n * s // FEWEST_SUMMED_VALUES))
         width = -(-c * slices // SUMMED_TILES)
     return Planes(
         shape=shape,
