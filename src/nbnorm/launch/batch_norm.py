@@ -328,7 +328,7 @@ def differentiate(
     dgamma_dbeta = np.zeros((2, *layout.kept))
     own_needed = sums is None and not saved.frozen
     if x.size:
-        write = _write_wide_gradients if saved.wide else _write_gradients
+        write = _write_wide_gradients if saved.wide else write_gradients
         write(
             None if dx is None else dx.written,
             None if dresidual is None else dresidual.written,
@@ -357,19 +357,9 @@ def gradient_sums(dy: Array, saved: Saved) -> Array:
     dgamma_dbeta = np.zeros((2, *saved.layout.kept))
     if saved.x.size:
         rows = dgamma_dbeta.reshape(2, saved.layout.shape[1])
-        write = _write_wide_gradients if saved.wide else _write_gradients
+        write = _write_wide_gradients if saved.wide else write_gradients
         write(None, None, rows, flat(dy, saved.layout), saved, None, sums_needed=True)
     return dgamma_dbeta[::-1].copy()
-
-
-def write_gradients(dx: Array | None, dresidual: Array | None, dy: Array, saved: Saved) -> Array:
-    """Writes dx and dresidual, flat, unless they are None; returns dgamma and dbeta (2, c).
-
-    The statistics are those of the batch x, all of whose values count alike.
-    """
-    dgamma_dbeta = np.zeros((2, saved.layout.shape[1]))
-    _write_gradients(dx, dresidual, dgamma_dbeta, dy, saved, None, sums_needed=True)
-    return dgamma_dbeta
 
 
 def needed_after_product(owed: Collection[str]) -> set[str]:
@@ -381,7 +371,7 @@ def needed_after_product(owed: Collection[str]) -> set[str]:
     return names if names.issuperset(owed) else names | {"dx"}
 
 
-def _write_gradients(
+def write_gradients(
     dx: Array | None,
     dresidual: Array | None,
     dgamma_dbeta: Array,
@@ -443,7 +433,7 @@ def _write_wide_gradients(
     *,
     sums_needed: bool,
 ) -> None:
-    """As `_write_gradients`; those of the `wide_channels` come from float64."""
+    """As `write_gradients`; those of the `wide_channels` come from float64."""
     layout, residual, gamma = saved.layout, saved.residual, saved.gamma
     n, c, s = shape = layout.shape
     statistics = saved.statistics.reshape(4, c)
@@ -460,7 +450,7 @@ def _write_wide_gradients(
     )
     own_dy = in_double(dy, shape, wide)  # now: dx may be written over dy
     own_sums = np.zeros((2, len(wide)))
-    _write_gradients(None, None, own_sums, own_dy, own, None, sums_needed=True)
+    write_gradients(None, None, own_sums, own_dy, own, None, sums_needed=True)
 
     def whole_of(found: Array) -> Array:
         nonlocal sums
@@ -471,7 +461,7 @@ def _write_wide_gradients(
         return sums
 
     given = whole_of if callable(sums) else sums
-    _write_gradients(dx, dresidual, dgamma_dbeta, dy, saved, given, sums_needed=sums_needed)
+    write_gradients(dx, dresidual, dgamma_dbeta, dy, saved, given, sums_needed=sums_needed)
     dgamma_dbeta[:, wide] = own_sums
     assert not callable(sums)
     if sums is not None:
@@ -479,7 +469,7 @@ def _write_wide_gradients(
     own_dx, own_dresidual = (
         None if place is None else np.empty(own_dy.size) for place in (dx, dresidual)
     )
-    _write_gradients(own_dx, own_dresidual, own_sums, own_dy, own, sums, sums_needed=True)
+    write_gradients(own_dx, own_dresidual, own_sums, own_dy, own, sums, sums_needed=True)
     with np.errstate(over="ignore"):  # kernels do not warn either
         for place, found in ((dx, own_dx), (dresidual, own_dresidual)):
             if place is not None and found is not None:

@@ -200,7 +200,9 @@ def _differentiate_part(
 ) -> Array:
     """Writes dx and dresidual of a part unless they are None; returns dgamma and dbeta (2, c)."""
     if parts.channels_of_group == 1:
-        return batch_norm.write_gradients(dx, dresidual, dy, saved)
+        sums = np.zeros((2, parts.shape[1]))
+        batch_norm.write_gradients(dx, dresidual, sums, dy, saved, None, sums_needed=True)
+        return sums
     x, residual, statistics = saved.x, saved.residual, saved.statistics
     c, m = parts.shape[1], float(parts.values_of_group)
     parameters = channel_parameters(saved.gamma, saved.beta, c)
