@@ -32,7 +32,7 @@ def test_wide_convolutions_of_3x3_are_winograds():
         {"stride": (2, 2)},
         {"dilation": (2, 2)},
         {"n": 3, "positions": (7, 7)},  # few tiles
-        {"n": 15, "positions": (7, 7), "c": 512, "k": 512},  # few for so many weights
+        {"n": 10, "positions": (7, 7), "c": 512, "k": 512},  # few pixels for so many weights
         {"positions": (5, 5)},  # tiles that are mostly overhang
         {"c": 3},
         {"k": 2},
@@ -41,6 +41,14 @@ def test_wide_convolutions_of_3x3_are_winograds():
 )
 def test_others_are_direct(changes):
     assert chosen(WIDE._replace(**changes)) is direct
+
+
+def test_weights_that_no_cache_holds_take_more_pixels():
+    conv = WIDE._replace(n=32, positions=(4, 4), c=512, k=512)
+    assert chosen(conv) is winograd
+    assert chosen(conv, of_weights=True) is direct
+    assert chosen(conv._replace(n=31)) is direct
+    assert chosen(conv._replace(n=31, c=256, k=256)) is winograd
 
 
 def test_the_gradient_of_the_weights_takes_more_tiles():

@@ -7,7 +7,7 @@ products of matrices (tiles, c) (c, k) stand between the transform of the input 
 output. All three are in the L2 cache.
 
 Its rounding error is larger than that of a direct convolution, some 2e-5 of the output's rms at
-most against 2e-6; a NaN or an infinity spreads to the pixels of its tile.
+most (5e-5 with 512 channels) against 2e-6; a NaN or an infinity spreads to the pixels of its tile.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ TAPS = 9
 GAP = 16
 
 
+# Zen 5, two threads: 1.8 ns for each pair of an input and an output channel (256 of each) where the
+# points are in caches, but 6 to 10 after a convolution, when both cores have read them: the lines
+# of cache that are written cost more than what is worked out. Turning 16 windows at once, 9 squares
+# for 16, took 0.92 to 0.98 of the time forward, and one thread took twice as long as two.
 @worker
 def transform_weights(lo, hi, points, transposed, weight, order, is_reversed, geometry):
     """The points of all weights, packed in panels.
