@@ -147,6 +147,23 @@ def test_a_sample_is_the_same_alone(axis):
 
 
 @pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("groups", [2, 4])
+def test_deviations_that_are_denormal_have_gradients(axis, groups):
+    given, dy = draw((2, 4, 6, 4), axis, "float32")
+    given["x"] = (given["x"] * 2e-40).astype(np.float32)
+    given["gamma"][...] = np.float32(1e-30)
+    dy *= np.float32(1e-3)
+    options = {"num_groups": groups, "axis": axis, "eps": 0.0}
+    y, context = nbnorm.group_norm_forward(**given, **options)
+    assert_close(y, reference.group_norm_forward(**given, **options), "float32")
+    wanted = reference.group_norm_backward(dy, **given, **options)
+    found = nbnorm.group_norm_backward(dy, context)
+    for name, gradient in wanted._asdict().items():
+        bound = 1e-5 * np.abs(gradient).max()
+        np.testing.assert_allclose(getattr(found, name), gradient, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
 def test_a_constant_group_is_beta_and_nan_stays_in_its_group(axis):
     x = np.random.default_rng(1).standard_normal((3, 4, 4, 4)).astype(np.float32)
     channels = np.moveaxis(x, axis, 1)

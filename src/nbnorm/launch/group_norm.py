@@ -24,7 +24,11 @@ from nbnorm.launch.outputs import Gradients, cast, destination
 from nbnorm.launch.plans import Fused, Shape, elementwise_plan, training_plan
 from nbnorm.launch.scratch import scratch
 from nbnorm.launch.statistics import channel_parameters, finish_slices
+from nbnorm.launch.wide import wide_channels
 from nbnorm.typing import Array
+
+# float32 holds all that gradients need of smaller 1 / s, whatever gamma is in practice.
+LARGE_INVERSE = 1e18
 
 
 class Parts(NamedTuple):
@@ -159,6 +163,8 @@ def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradien
     """The gradients dx, dgamma, dbeta and dresidual, those that are `wanted`."""
     x, gamma, beta, residual, statistics, _, activation = saved
     parts = saved.parts
+    if x.itemsize == 4 and _is_wide(saved, parts):
+        return _differentiate_in_double(dy, saved, wanted, out)
     dx = dgamma = dbeta = dresidual = None
     if "dx" in wanted:
         dx = destination(out[0], x.shape, x.dtype, parts.order)
@@ -193,6 +199,31 @@ def differentiate(dy: Array, saved: Saved, wanted: Collection[str], out: Gradien
         dbeta,
         None if dresidual is None else dresidual.deliver(),
     )
+
+
+def _is_wide(saved: Saved, parts: Parts) -> bool:
+    """Whether float32 cannot hold all that gradients of a part need."""
+    inverses = saved.statistics[2]
+    if inverses.size == 0 or inverses.max() < LARGE_INVERSE:  # as nearly always
+        return False
+    statistics = np.repeat(saved.statistics.reshape(4, -1), parts.channels_of_group, axis=1)
+    gamma = None if saved.gamma is None else np.tile(saved.gamma, len(saved.x))
+    return wide_channels(statistics, gamma).size > 0
+
+
+def _differentiate_in_double(
+    dy: Array, saved: Saved, wanted: Collection[str], out: Gradients
+) -> Gradients:
+    """As `differentiate`, by float64: for deviations so small that nobody waits for them."""
+    residual = None if saved.residual is None else saved.residual.astype(np.float64)
+    own = saved._replace(x=saved.x.astype(np.float64), residual=residual)
+    found = differentiate(dy.astype(np.float64), own, wanted, (None,) * len(out))
+    types = (saved.x, saved.gamma, saved.beta, saved.x)
+    with np.errstate(over="ignore"):  # kernels do not warn either
+        return tuple(
+            None if gradient is None or like is None else cast(gradient, like.dtype, place)
+            for gradient, like, place in zip(found, types, out, strict=True)
+        )
 
 
 def _differentiate_part(
