@@ -71,6 +71,23 @@ def test_derivatives(kind, frozen):
     assert torch.autograd.gradgradcheck(call, leaves)
 
 
+def test_gradients_of_denormal_deviations():
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 7)
+    x[:, 1] *= 1e-40
+    dy = torch.randn(x.shape)
+    dy[:, 1] *= 1e-6  # or float32 could not hold dx
+    none = (None,) * 7
+    found, expected = (
+        torch.autograd.grad(
+            torch.ops.nbnorm.batch_norm_forward(t, *none, 0.0, "silu", None, [])[0], t, d
+        )[0]
+        for t, d in [(x.clone().requires_grad_(), dy), (x.double().requires_grad_(), dy.double())]
+    )
+    size = expected.abs().amax((0, 2), keepdim=True)
+    torch.testing.assert_close(found / size, expected / size, rtol=0, atol=2e-6, check_dtype=False)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_models(backend, monkeypatch, tmp_path):

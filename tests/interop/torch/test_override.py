@@ -55,6 +55,23 @@ def test_results_are_pytorchs(shape, last, training, affine):
         assert ours.stride() == theirs.stride()
 
 
+def test_gradients_of_denormal_deviations():
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 7)
+    x[:, 1] *= 1e-40
+    dy = torch.randn(x.shape)
+    dy[:, 1] *= 1e-6  # or float32 could not hold dx
+    with nbt.enabled():
+        found, expected = (
+            torch.autograd.grad(F.batch_norm(t, None, None, training=True, eps=1e-90), t, d)[0]
+            for t, d in [
+                (x.clone().requires_grad_(), dy), (x.double().requires_grad_(), dy.double()),
+            ]
+        )  # fmt: skip
+    size = expected.abs().amax((0, 2), keepdim=True)
+    torch.testing.assert_close(found / size, expected / size, rtol=0, atol=2e-6, check_dtype=False)
+
+
 def test_what_is_saved_means_the_same():
     x = torch.randn(4, 3, 5)
     arguments = x, None, None, None, None, True, 0.1, 1e-5

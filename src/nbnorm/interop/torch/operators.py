@@ -26,6 +26,7 @@ from nbnorm.interop.torch import calls, composed
 from nbnorm.interop.torch.arrays import array_of, laid_out, memory_format
 from nbnorm.interop.torch.calls import GRADIENTS, Operands, Settings, Window
 from nbnorm.interop.torch.threads import on_pytorchs_threads
+from nbnorm.launch.batch_norm import Normalization
 from nbnorm.launch.layout import layout_of
 
 _OPERANDS = "Tensor x, Tensor? weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? residual"
@@ -158,10 +159,16 @@ def _backward(dy: Tensor, *arguments: Any) -> list[Tensor]:
     x, weight, bias, gamma, beta, residual = map(array_of, operands)
     normalized = operands.x if weight is None else z
     values = normalized.numpy()
-    normalization = BatchNormContext(
-        values, gamma, beta, residual, statistics.numpy(), values.size // values.shape[1],
-        layout_of(values.shape, values.strides, (1,)), 0,
-        resolve_activation("batch_norm_backward", settings.activation), frozen,
+    normalization = BatchNormContext.of(
+        values,
+        layout_of(values.shape, values.strides, (1,)),
+        Normalization(
+            gamma, beta, (statistics[0].numpy(), statistics[1].numpy()) if frozen else None,
+            settings.eps, 0, resolve_activation("batch_norm_backward", settings.activation),
+            residual,
+        ),
+        statistics.numpy(),
+        values.size // values.shape[1],
     )  # fmt: skip
     context: Any = normalization
     if settings.window is not None:

@@ -28,6 +28,7 @@ from nbnorm.functional.contexts import BatchNormContext
 from nbnorm.interop.torch.arrays import FLOATS, array_of, laid_out, memory_format, tensor_of
 from nbnorm.interop.torch.counts import counts
 from nbnorm.interop.torch.threads import on_pytorchs_threads
+from nbnorm.launch.batch_norm import Normalization
 from nbnorm.launch.layout import layout_of
 from nbnorm.typing import Array
 
@@ -204,17 +205,14 @@ def _backward(
     values, first, second = array_of(x), array_of(vectors[1]), array_of(vectors[2])
     c = values.shape[1]
     ones = np.ones(c, values.dtype)
-    context = BatchNormContext(
+    gamma = ones if weight is None else array_of(weight)
+    given = None if training else (first, second)
+    context = BatchNormContext.of(
         values,
-        ones if weight is None else array_of(weight),
-        ones,  # beta matters only to an activation
-        None,
+        layout_of(values.shape, values.strides, (1,)),
+        Normalization(gamma, ones, given, eps),  # beta matters only to an activation
         _statistics(save_mean, first, second) if training else _frozen(first, second, eps),
         values.size // c,
-        layout_of(values.shape, values.strides, (1,)),
-        0,
-        None,
-        not training,
     )
     names = [n for n, m in zip(("dx", "dgamma", "dbeta"), output_mask, strict=True) if m]
     found = batch_norm_backward(array_of(laid_out(dy, x.stride())), context, needs=names)
@@ -278,7 +276,11 @@ def _statistics(saved: Tensor, mean: Array, inv_std: Array) -> Array:
     if is_ours and storage.data_ptr() % 8 == 0:
         memory = torch.empty(0, dtype=saved.dtype).set_(storage, 0, (32 * c // saved.itemsize,))
         exact = memory.view(torch.float64).reshape(4, c).numpy()
-        if np.array_equal(exact[[0, 2]].astype(mean.dtype), [mean, inv_std], equal_nan=True):
+        with np.errstate(
+            over="ignore"
+        ):  # of a denormal deviation PyTorch saves an infinite inverse
+            narrowed = exact[[0, 2]].astype(mean.dtype)
+        if np.array_equal(narrowed, [mean, inv_std], equal_nan=True):
             return exact
     return _with_variance(mean, inv_std)
 
