@@ -74,7 +74,7 @@ package: .venv/installed-packaging
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-notebooks: .venv/installed-notebooks
+notebooks: .venv/installed-notebooks .venv/installed-torch
 	$(BIN)/python notebooks/execute.py
 
 # A broken link, a warning or a public name without documentation is an error.
